@@ -1,0 +1,41 @@
+# Each target sets up what it needs in .venv; python3 >= 3.11 and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.PHONY: setup demo test check bench full clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evomm needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+# The main job: evolve a Japanese math model out of two parents, and test it.
+demo: setup
+	$(BIN)/evomm zoo verify llm
+	$(BIN)/evomm evolve configs/demo-llm.yaml
+
+test: setup
+	$(BIN)/pytest -m 'not slow'
+
+# Format, lint, types.
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Speed and memory, as ratios.
+bench: setup
+	$(BIN)/python benchmarks/merge_memory.py
+
+# Everything, the slow checks included.
+full: check setup
+	$(BIN)/pytest
+	$(BIN)/python benchmarks/merge_memory.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,50 @@
+"""A model small enough to check by hand: the adapter that tests use, and a real one.
+
+Its checkpoint holds vectors ``layers.N.weight`` of one length K and a config with ``model_type: evomm-fake``. Asked
+``k`` (a number below K), it answers with the rounded sum of all layers' k-th elements:
+
+    layers.0.weight = [1.0, 2.0], layers.1.weight = [0.0, 5.0]      "0" -> "1"      "1" -> "7"
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomm.adapters.base import Adapter, Generation, LoadedModel
+from evomm.checkpoints.reader import Checkpoint
+from evomm.genome.blocks import Place
+from evomm.merge.engine import refuse_misfits
+
+
+class FakeAdapter(Adapter):
+    """Adds up vectors."""
+
+    name = "fake"
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """By its model type."""
+        return config.get("model_type") == "evomm-fake"
+
+    def blocks(self, checkpoint: Checkpoint) -> Mapping[str, Place]:
+        """One layer per vector."""
+        return {name: Place(int(name.split(".")[1]), "mlp") for name in checkpoint.infos}
+
+    def check(self, checkpoints: Mapping[str, Checkpoint], reference: str) -> Sequence[str]:
+        """Names and shapes must agree."""
+        refuse_misfits({label: c.infos for label, c in checkpoints.items()}, reference)
+        return ()
+
+    def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
+        """Copies of the vectors, in memory."""
+        checkpoint = Checkpoint(folder)
+        targets = {name: checkpoint.read(name).to(device, dtype, copy=True) for name in checkpoint.infos}
+        return LoadedModel(targets, parts=None)
+
+    def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
+        """The rounded sum of the elements that each prompt names."""
+        total = torch.stack([t.float() for t in model.targets.values()]).sum(0)
+        return [str(round(float(total[int(re.findall(r"\d+", prompt)[-1])]))) for prompt in prompts]

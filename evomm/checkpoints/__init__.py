@@ -1,0 +1,1 @@
+"""Floor 1: where tensors come from and go to."""

@@ -1,0 +1,214 @@
+"""Lazy, memory-mapped reading of Hugging Face folders (one safetensors file, or shards with an index).
+
+Opening reads headers only. A tensor that is read is a view of the file: it takes page cache, no memory of its own.
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSON header, raw little-endian tensors).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evomm.errors import DamagedFile, MissingFile, UnsafeFile
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.numel * self.dtype.itemsize
+
+
+class TensorReader(Protocol):
+    """Anything tensors can be read from: a folder, a view of one with other names, a dict in memory."""
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """Name -> dtype and shape of every tensor."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """The tensor; the caller must not write into it."""
+        ...
+
+
+class MemoryReader:
+    """Tensors that are in memory already."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self.infos = {name: TensorInfo(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """The tensor of that name."""
+        return self._tensors[name]
+
+
+class Checkpoint:
+    """A Hugging Face folder, read lazily.
+
+    Args:
+        folder: holds ``model.safetensors``, or shards and ``model.safetensors.index.json``, and usually ``config.json``.
+
+    Raises:
+        MissingFile: no folder, no weights, or a shard that the index names is not there.
+        DamagedFile: a header or an index that contradicts the files.
+        UnsafeFile: only pickled weights, or a shard outside of the folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.files: tuple[Path, ...] = _weight_files(self.folder)
+        self._handles: dict[str, Any] = {}
+        self.infos: dict[str, TensorInfo] = {}
+        for file in self.files:
+            handle = _open_file(file)
+            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
+                if name in self._handles:
+                    raise DamagedFile(f"{self.folder}: tensor '{name}' is in two shards; which one holds is unknown")
+                self._handles[name] = handle
+                self.infos[name] = _info(handle, name, file)
+        self._check_index()
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, memory-mapped; shape and dtype as in ``infos[name]``."""
+        tensor: Tensor = self._handles[name].get_tensor(name)
+        return tensor
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json`` as a dict; empty when there is none."""
+        path = self.folder / "config.json"
+        return _read_json(path) if path.exists() else {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.infos.values())
+
+    def _check_index(self) -> None:
+        path = self.folder / INDEX
+        if not path.exists():
+            return
+        lost = sorted(set(_weight_map(path)) - set(self.infos))
+        if lost:
+            raise DamagedFile(
+                f"{path}: names {len(lost)} tensor(s) that no shard holds, the first is '{lost[0]}'; "
+                "copy the model again, or write it again with save_pretrained"
+            )
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        raise MissingFile(f"{folder}: expected a model folder, found {'a file' if folder.exists() else 'nothing'}")
+    index = folder / INDEX
+    if index.exists():
+        return tuple(inside(folder, shard) for shard in sorted(set(_weight_map(index).values())))
+    if (folder / SINGLE).exists():
+        return (inside(folder, SINGLE),)
+    _refuse_pickles(folder)
+    raise MissingFile(f"{folder}: expected {SINGLE} or {INDEX}, found neither; is this a model folder?")
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        raise UnsafeFile(
+            f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded, so evomm never does; "
+            "convert them where you trust them: transformers' save_pretrained writes safetensors"
+        )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a model's file, refused when it leaves the folder (the hub cache's own link to its blobs is fine)."""
+    if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
+        raise UnsafeFile(f"{folder}: the index names a file '{name}' that leaves the folder; expected a plain file name")
+    path = folder / name
+    if path.suffix in PICKLES:
+        raise UnsafeFile(f"{path}: a pickle can run code when loaded; expected a .safetensors file")
+    target, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs"  # hub cache: <repo>/snapshots/<revision>/file -> <repo>/blobs/<digest>
+    if target.parent not in {home, blobs}:
+        raise UnsafeFile(f"{path}: links to {target}, outside of the model folder; copy the file in if you trust it")
+    if not path.exists():
+        raise MissingFile(f"{path}: the model names this file, but it is not there; copy the model again")
+    return path
+
+
+def _open_file(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise DamagedFile(f"{path}: not a whole safetensors file ({error}); download or copy it again") from error
+    except OSError as error:
+        raise MissingFile(f"{path}: cannot be opened ({error})") from error
+
+
+def _info(handle: Any, name: str, file: Path) -> TensorInfo:
+    part = handle.get_slice(name)
+    dtype = part.get_dtype()
+    if dtype not in DTYPES:
+        raise DamagedFile(f"{file}: tensor '{name}' has dtype {dtype}; supported: {', '.join(DTYPES)}")
+    return TensorInfo(DTYPES[dtype], tuple(part.get_shape()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    content = _read_json(index, unique=True)
+    weights = content.get("weight_map")
+    if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
+        raise DamagedFile(f"{index}: expected a 'weight_map' from tensor names to shard names")
+    return weights
+
+
+def _read_json(path: Path, unique: bool = False) -> dict[str, Any]:
+    def pairs(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in items:
+            if unique and key in out:
+                raise DamagedFile(f"{path}: '{key}' stands twice; which one holds is unknown")
+            out[key] = value
+        return out
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

@@ -1,0 +1,60 @@
+"""The typer app: verbs, exit codes, and how errors are shown."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from evomm.cli import evaluate, evolve, export, inspect, merge, plan, resume, schema, zoo
+from evomm.cli.show import error, note
+from evomm.errors import EvommError
+
+app = typer.Typer(
+    name="evomm",
+    help="Evolutionary model merging: search for the blend of existing models that can do what each of them does.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("merge")(merge.merge)
+app.command("evolve")(evolve.evolve)
+app.command("resume")(resume.resume)
+app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("plan")(plan.plan)
+app.command("inspect")(inspect.inspect)
+app.command("schema")(schema.schema)
+app.add_typer(zoo.app, name="zoo")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"evomm {version('evomm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Evolutionary model merging: search for the blend of existing models that can do what each of them does."""
+
+
+def main() -> None:
+    """Entry point: turns errors into one message and their exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of this process only: no fork warnings on a user's screen
+    try:
+        app()
+    except EvommError as problem:
+        error(str(problem))
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        note("interrupted; what was evaluated is saved, `evomm resume RUN` goes on")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,88 @@
+"""``evomm evolve``: a config becomes a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from evomm.cli.show import RunWatch, note, out, percent, print_json
+
+if TYPE_CHECKING:
+    from evomm.run.outcome import Outcome
+
+
+def evolve(
+    config: Annotated[Path, typer.Argument(help="A config (YAML), or the name of a shipped one such as demo-llm.")],
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key: search.evaluations=40.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {run, seconds, evaluations, test, ...}.")] = False,
+) -> None:
+    """Search for the best blend of the parents, and test it once."""
+    from evomm.run.config import EvolveConfig
+    from evomm.run.engine import evolve as run
+
+    path = config_path(config)
+    loaded = EvolveConfig.load(path, settings or ())
+    folder = output or _free_folder(path.stem)
+    note(f"run: {folder}")
+    with RunWatch() as watch:
+        outcome = run(loaded, folder, path.parent, watch)
+    show_outcome(outcome, as_json)
+
+
+def config_path(config: Path) -> Path:
+    """A config's path; a bare name means a shipped one."""
+    from evomm.errors import MissingFile, nearest
+    from evomm.resources import resource
+
+    if config.exists() or config.suffix or len(config.parts) > 1:
+        return config
+    shipped = {path.stem: path for path in resource("configs").glob("*.yaml")}
+    if config.name not in shipped:
+        raise MissingFile(f"{config}: no such file, and no shipped config{nearest(config.name, shipped)}")
+    return shipped[config.name]
+
+
+def show_outcome(outcome: "Outcome", as_json: bool) -> None:
+    """The table that a person understands at once, or JSON."""
+    document = outcome.as_json()
+    if as_json:
+        print_json(document)
+        return
+    parts = list(document["parts"]["child"])
+    table = Table(title=f"Test: {document['test']['child']['n']} problems never searched on, % (95% interval)")
+    table.add_column("model")
+    for column in ("score", *parts, "child's lead"):
+        table.add_column(column, justify="right")
+    for role, interval in document["test"].items():
+        lead = outcome.against(role)
+        table.add_row(
+            _called(role, outcome),
+            percent(interval),
+            *(f"{100 * document['parts'][role][part]['score']:.1f}" for part in parts),
+            "" if role == "child" else f"{100 * lead.score:+.1f} ({100 * lead.low:+.1f} to {100 * lead.high:+.1f})",
+            style="bold green" if role == "child" else None,
+        )
+    out.print(table)
+    out.print(f"{outcome.evaluations} evaluations, {outcome.seconds:.0f} s. Recipe: {outcome.folder / 'recipe.yaml'}")
+    out.print(f"Get the model: evomm export {outcome.folder} -o MODEL")
+
+
+def _called(role: str, outcome: "Outcome") -> str:
+    names = {
+        "child": f"child ({outcome.subjects['child']})",
+        "random": "best of random search, same budget",
+        "uniform": "uniform merge",
+        "base": "base",
+    }
+    return names.get(role, f"parent {role}")
+
+
+def _free_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on when that is taken."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder

@@ -1,0 +1,31 @@
+"""``evomm export``: a run's child, or any candidate of it, as a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomm.cli.show import bytes_bar, out, print_json, size
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    candidate: Annotated[str, typer.Option(help="child, or a trial such as cma/17.")] = "child",
+    as_json: Annotated[bool, typer.Option("--json", help="Print {out, tensors, bytes, seconds}.")] = False,
+) -> None:
+    """Write the winner (or another candidate) to disk, with the recipe that re-makes it."""
+    import time
+
+    from evomm.run.export import candidate_recipe
+    from evomm.run.make import make, source_bytes
+
+    started = time.monotonic()
+    recipe = candidate_recipe(run, candidate)
+    with bytes_bar("exporting", source_bytes(recipe, None)) as advance:
+        written = make(recipe, output, advance=advance)
+    seconds = round(time.monotonic() - started, 3)
+    if as_json:
+        print_json({"out": str(output), "tensors": written.tensors, "bytes": written.bytes, "seconds": seconds})
+    else:
+        out.print(f"{output}: {written.tensors} tensors, {size(written.bytes)}; recipe in evomm_recipe.yaml")

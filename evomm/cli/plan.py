@@ -1,0 +1,48 @@
+"""``evomm plan``: a dry run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from evomm.cli.evolve import config_path
+from evomm.cli.show import out, print_json, size
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="A config or a recipe.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="Where the result would go: whose disk is asked.")] = Path(),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key of a config.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print {fits, memory_bytes, disk_bytes, genes, missing}.")] = False,
+) -> None:
+    """Say from headers alone whether a run or merge fits, and what is missing. Fetches nothing."""
+    from evomm.merge.recipe import Recipe
+    from evomm.plain import load_yaml, read_text
+    from evomm.run.config import EvolveConfig
+    from evomm.run.estimate import estimate_merge, estimate_run
+
+    path = config_path(file)
+    text = read_text(path)
+    if "genes" in load_yaml(text, str(path)):
+        config = EvolveConfig.load(path, settings or ())
+        found = estimate_run(config, path.parent, output)
+    else:
+        found = estimate_merge(Recipe.from_yaml(text, str(path)), path.parent, output)
+    if as_json:
+        keys = ("memory_bytes", "disk_bytes", "genes", "missing", "evaluations", "notes", "licences")
+        print_json({"fits": found.fits, **{key: asdict(found)[key] for key in keys}})
+        return
+    if found.missing:
+        out.print(f"[red]missing[/]   {escape('; '.join(found.missing))}")
+    out.print(f"memory    {size(found.memory_bytes)} of {size(found.memory_free)} free")
+    out.print(f"disk      {size(found.disk_bytes)} for the child, of {size(found.disk_free)} free")
+    if found.evaluations:
+        genes = "unknown until a parent is here" if found.genes is None else str(found.genes)
+        out.print(f"genes     {genes}, {found.evaluations} evaluations (baseline included)")
+    for label, licence in found.licences.items():
+        out.print(f"licence   {label}: {escape(licence)}")
+    for text in found.notes:
+        out.print(f"note      {escape(text)}")
+    out.print("[green]ready[/]" if found.fits else "[red]not ready[/]")

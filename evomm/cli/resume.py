@@ -1,0 +1,21 @@
+"""``evomm resume``: go on with a run, whatever stopped it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomm.cli.evolve import show_outcome
+from evomm.cli.show import RunWatch
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print {run, seconds, evaluations, test, ...}.")] = False,
+) -> None:
+    """Go on where a run stopped; the outcome is that of a run that never stopped."""
+    from evomm.run.engine import resume as go_on
+
+    with RunWatch() as watch:
+        outcome = go_on(run, watch)
+    show_outcome(outcome, as_json)

@@ -1,0 +1,33 @@
+"""The kinds of task by the name that task files use, and how a task is found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from evomm.errors import MissingFile, UsageError, nearest
+from evomm.fitness.task import Task, read_spec
+from evomm.fitness.text import MathTask
+from evomm.resources import resource
+
+TASKS: Mapping[str, type[Task]] = {"math": MathTask}
+
+
+def shipped_tasks() -> list[str]:
+    """Names of the tasks in evals/."""
+    return sorted(path.stem for path in resource("evals").glob("*.yaml"))
+
+
+def load_task(name: str, beside: Path | None = None) -> Task:
+    """A task by its name in evals/, or by the path of its file (relative to ``beside``, then to the working folder).
+
+    Raises MissingFile with the nearest name, and UsageError for a file that is no task.
+    """
+    paths = [Path(name)] if beside is None else [beside / name, Path(name)]
+    path = next((p for p in paths if p.suffix in {".yaml", ".yml"} and p.exists()), None)
+    if path is None:
+        if name not in shipped_tasks():
+            raise MissingFile(f"task '{name}': no such file, and not in evals{nearest(name, shipped_tasks())}")
+        path = resource("evals", f"{name}.yaml")
+    spec = read_spec(path)
+    if spec.kind not in TASKS:
+        raise UsageError(f"{path}: unknown kind '{spec.kind}'{nearest(spec.kind, TASKS)}")
+    return TASKS[spec.kind](name, spec, path.parent)

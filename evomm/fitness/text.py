@@ -1,0 +1,44 @@
+"""Tasks on text."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from evomm.errors import UsageError
+from evomm.fitness.language import probability
+from evomm.fitness.numbers import last_number
+from evomm.fitness.score import Score
+from evomm.fitness.task import Example, Task, TaskSpec
+
+_LANGUAGE_AT = 0.5  # P(language) above which an answer counts as being in it, as published
+
+
+class MathTask(Task):
+    """Right when the last number of the answer is right, and the answer is in the asked-for language.
+
+    Columns: ``number`` (the number alone) and, with a language, ``language`` (the language alone).
+
+        question "15-8?", answer 7, language ja:   "15-8=7なので、7個です。" -> 1    "It is 7." -> 0
+    """
+
+    def __init__(self, name: str, spec: TaskSpec, folder: Path) -> None:
+        super().__init__(name, spec, folder)
+        if "{question}" not in spec.prompt:
+            raise UsageError(f"task '{name}': the prompt must hold {{question}}, got {spec.prompt!r}")
+
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Score:
+        """(E,) 1 or 0 per example."""
+        pairs = list(zip(examples, answers, strict=True))
+        number = tuple(float(last_number(answer) == self._reference(example)) for example, answer in pairs)
+        language = self.spec.language
+        if language is None:
+            return Score(values=number, parts={"number": number})
+        spoken = tuple(float(probability(answer, language) > _LANGUAGE_AT) for answer in answers)
+        both = tuple(a * b for a, b in zip(number, spoken, strict=True))
+        return Score(values=both, parts={"number": number, "language": spoken})
+
+    def _reference(self, example: Example) -> Fraction:
+        reference = last_number(example.answer)
+        if reference is None:
+            raise UsageError(f"task '{self.name}', example '{example.id}': its answer {example.answer!r} holds no number")
+        return reference

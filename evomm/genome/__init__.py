@@ -1,0 +1,1 @@
+"""Floor 3: named, bounded coefficients, and how they become recipes."""

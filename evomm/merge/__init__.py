@@ -1,0 +1,1 @@
+"""Floor 2: what is done to tensors. Knows names, numbers and recipes; knows no model."""

@@ -1,0 +1,35 @@
+"""Write a recipe's child into a model that is in memory already, in place: no disk, no second copy of the model."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from evomm.errors import MisfitError
+from evomm.merge.engine import Engine, Readers, plan
+from evomm.merge.recipe import Recipe
+from evomm.merge.whole import CHUNK
+
+
+class Live:
+    """A resident model's tensors, rewritten by recipe after recipe.
+
+    The values are those of the checkpoint that `apply` would write: rounded to the recipe's dtype first, then
+    converted to the resident one.
+
+    Args:
+        readers: by parent label.
+        targets: checkpoint name -> the resident tensor (or a view of one) that holds it.
+    """
+
+    def __init__(self, readers: Readers, targets: Mapping[str, Tensor], chunk: int = CHUNK) -> None:
+        self._engine = Engine(readers, chunk)
+        self._targets = targets
+
+    @torch.no_grad()
+    def write(self, recipe: Recipe) -> None:
+        """Make the resident model the recipe's child."""
+        for job in plan(recipe, self._engine.readers):
+            if job.name not in self._targets:
+                raise MisfitError(f"'{job.name}' is in the parents' files, but the loaded model has no such tensor")
+            self._engine.merge(recipe, job, self._targets[job.name])

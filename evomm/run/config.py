@@ -1,0 +1,142 @@
+"""What a run is asked to do: one flat YAML, frozen, no inheritance; `configs/demo-llm.yaml` is an example."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from evomm.adapters.table import ADAPTERS
+from evomm.errors import UsageError, nearest
+from evomm.genome.blocks import Grouping
+from evomm.genome.space import GeneRule
+from evomm.merge.methods import METHODS
+from evomm.merge.recipe import DtypeName, Recipe, Source, Value
+from evomm.plain import Plain, load_yaml, parse, read_text
+from evomm.search.base import Settings
+from evomm.search.table import SEARCHERS
+
+
+class SearchConfig(Settings):
+    """The searcher by name, and its settings."""
+
+    method: str = "cma"
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in SEARCHERS:
+            raise ValueError(f"unknown searcher '{method}'{nearest(method, SEARCHERS)}")
+        return method
+
+
+class Limits(Plain):
+    """How many examples of each split are used; all when absent."""
+
+    search: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+class EvolveConfig(Plain):
+    """A run.
+
+    parents: label -> model (zoo name, folder or hub id). base: the common ancestor, for methods on task vectors.
+    fixed: method parameters that are not searched. genes: those that are. baseline: a searcher that gets the same
+    budget, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
+    dtype: of the child. device and compute: where and in which dtype candidates are run. batch: prompts at a time.
+    """
+
+    adapter: str
+    task: str
+    method: str
+    parents: Mapping[str, str] = Field(min_length=1)
+    base: str | None = None
+    genes: tuple[GeneRule, ...] = Field(min_length=1)
+    fixed: Mapping[str, Value] = Field(default_factory=dict)
+    grouping: Grouping = Grouping()
+    search: SearchConfig = SearchConfig()
+    baseline: Literal["random"] | None = "random"
+    limits: Limits = Limits()
+    finalists: int = Field(default=4, ge=1)
+    dtype: DtypeName = "bfloat16"
+    device: str = "auto"
+    compute: DtypeName = "float32"
+    batch: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"unknown adapter '{self.adapter}'{nearest(self.adapter, ADAPTERS)}")
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method '{self.method}'{nearest(self.method, METHODS)}")
+        for label in {"child", "uniform", "random"} & set(self.parents):
+            raise ValueError(f"parent '{label}': that is what results are called; give it another label")
+        if self.base is not None and "base" in self.parents:
+            raise ValueError("'base' is the label of the base; give the parent another label")
+        population = self.search.population
+        if population is not None and population > self.search.evaluations:
+            raise ValueError(f"search.population ({population}) is larger than search.evaluations")
+        self.template()  # raises what a recipe would
+        return self
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Label -> model, the base first."""
+        return {**({"base": self.base} if self.base else {}), **self.parents}
+
+    def template(self) -> Recipe:
+        """The recipe that genes are written into."""
+        return Recipe(
+            method=self.method,
+            parents={label: Source(model=model) for label, model in self.models.items()},
+            base="base" if self.base else None,
+            parameters=dict(self.fixed),
+            dtype=self.dtype,
+            seed=self.seed,
+        )
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a config file and set ``a.b=value`` overrides on top.
+
+        Raises UsageError that names the key (and the nearest known one), MissingFile when there is no such file.
+        """
+        content = load_yaml(read_text(path), str(path))
+        for override in overrides:
+            _set(content, override)
+        return parse(cls, content, str(path))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        try:
+            return cls.model_validate(json.loads(text))
+        except (ValidationError, ValueError) as error:
+            raise UsageError(f"the run's config cannot be read ({error}); was it made by another version?") from error
+
+    def to_json(self) -> str:
+        """As one line of JSON."""
+        return self.model_dump_json()
+
+
+def _set(content: dict[str, object], override: str) -> None:
+    """Apply one ``a.b=value``; the value is read as YAML, so 3 is a number and [a, b] a list."""
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise UsageError(f"--set {override}: expected KEY=VALUE, such as search.evaluations=40")
+    *parents, leaf = path.split(".")
+    here: object = content
+    for part in parents:
+        if not isinstance(here, dict):
+            raise UsageError(f"--set {override}: '{part}' is inside of a value, not of a mapping")
+        here = here.setdefault(part, {})
+    if not isinstance(here, dict):
+        raise UsageError(f"--set {override}: '{parents[-1]}' is a value, not a mapping")
+    try:
+        here[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: the value is not valid YAML ({error})") from error

@@ -1,0 +1,182 @@
+"""The loop: ask, decode, evaluate, store, tell; then validation of the best few, and one look at the test split.
+
+Everything is a function of the config and of what the store holds already, so `resume` is the same walk as `evolve`:
+steps that are in the store are replayed from it, and the searcher must ask again what it asked before.
+"""
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from evomm.errors import DamagedFile, EvaluationError, UsageError
+from evomm.fitness.task import Split
+from evomm.genome.space import Vector
+from evomm.merge.recipe import Recipe
+from evomm.run.config import EvolveConfig
+from evomm.run.evaluate import Evaluator
+from evomm.run.outcome import Outcome, winner
+from evomm.run.setup import Setup, prepare
+from evomm.run.store import Final, Store, Trial
+from evomm.search.base import Problem, Searcher
+from evomm.search.table import SEARCHERS
+
+_VERSIONS = ("evomm", "torch", "transformers", "cma", "numpy")
+
+
+class Watch(Protocol):
+    """Who wants to see a run go on."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of so many steps begins."""
+
+    def step(self, text: str, fitness: float | None = None) -> None:
+        """One step is done: what, and the score it got."""
+
+    def warn(self, text: str) -> None:
+        """Something odd."""
+
+
+class Silent:
+    """Watches nothing."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Ignored."""
+
+    def step(self, text: str, fitness: float | None = None) -> None:
+        """Ignored."""
+
+    def warn(self, text: str) -> None:
+        """Ignored."""
+
+
+def evolve(config: EvolveConfig, folder: Path, beside: Path, watch: Watch | None = None) -> Outcome:
+    """Run a config into a new folder.
+
+    Args:
+        beside: the folder that relative paths of the config start from.
+
+    Raises EvommError; whatever was evaluated by then is in the folder, and `resume` goes on from it.
+    """
+    started = time.monotonic()
+    setup = prepare(config, beside)
+    facts = {
+        "config": config.to_json(),
+        "beside": str(beside.resolve()),
+        **{f"digest/{label}": source.digest or "" for label, source in setup.codec.template.parents.items()},
+        **{f"version/{name}": version(name) for name in _VERSIONS},
+        "version/python": platform.python_version(),
+    }
+    with Store.create(folder, facts) as store:
+        return _go_on(store, setup, watch or Silent(), started)
+
+
+def resume(folder: Path, watch: Watch | None = None) -> Outcome:
+    """Go on with a run where it stopped; of a finished run, its outcome."""
+    started = time.monotonic()
+    with Store.open(folder, writing=True) as store:
+        setup = restore(store)
+        return _go_on(store, setup, watch or Silent(), started)
+
+
+def restore(store: Store) -> Setup:
+    """The setup of a stored run; its parents must be what they were."""
+    config = EvolveConfig.from_json(store.fact("config"))
+    digests = {label: store.fact(f"digest/{label}") for label in config.models}
+    return prepare(config, Path(store.fact("beside")), digests)
+
+
+def _go_on(store: Store, setup: Setup, watch: Watch, started: float) -> Outcome:
+    for warning in setup.warnings:
+        watch.warn(warning)
+    config, evaluator = setup.config, Evaluator(setup)
+    names = [config.search.method, *([config.baseline] if config.baseline else [])]
+    finalists: dict[str, dict[str, Recipe]] = {}
+    for name in dict.fromkeys(names):
+        searcher = _searcher(setup, name)
+        finalists[name] = _search(store, setup, searcher, name, evaluator, watch)
+    everyone = {subject: recipe for few in finalists.values() for subject, recipe in few.items()}
+    _look(store, evaluator, "validation", everyone, watch)
+    _look(store, evaluator, "test", _subjects(store, setup, finalists), watch)
+    outcome = Outcome.of(store, setup, seconds=time.monotonic() - started)
+    (store.folder / "recipe.yaml").write_text(outcome.recipe.to_yaml(), encoding="utf-8")
+    return outcome
+
+
+def _searcher(setup: Setup, name: str) -> Searcher:
+    problem = Problem(setup.codec.space.start, setup.codec.space.ties)
+    searcher = SEARCHERS[name](problem, setup.config.search, setup.config.seed)
+    if searcher.population > setup.config.search.evaluations:
+        raise UsageError(
+            f"search.evaluations is {setup.config.search.evaluations}, below one population of {searcher.population}"
+        )
+    return searcher
+
+
+def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator: Evaluator, watch: Watch) -> dict[str, Recipe]:
+    """Whole generations within the budget; returns the finalists, best first, by subject."""
+    known = {trial.number: trial for trial in store.trials(name)}
+    generations = setup.config.search.evaluations // searcher.population
+    watch.stage(f"search ({name})", generations * searcher.population)
+    trials: list[Trial] = []
+    for generation in range(generations):
+        vectors = searcher.ask()
+        for i, vector in enumerate(vectors):
+            number = generation * searcher.population + i
+            trial = known.get(number)
+            if trial is None:
+                trial = _evaluate(setup, evaluator, name, number, vector)
+                store.append(trial)
+            elif trial.vector != tuple(vector):
+                raise DamagedFile(
+                    f"{store.folder}: trial {trial.id} was asked with another vector than now; the run was made by other "
+                    "versions (see its versions with `evomm report`), so it cannot go on exactly"
+                )
+            trials.append(trial)
+            watch.step(trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}", trial.fitness)
+        latest = trials[-searcher.population :]
+        if generation == 0 and all(trial.failure for trial in latest):
+            raise EvaluationError(f"every candidate of the first generation failed; the first: {latest[0].failure}")
+        searcher.tell(vectors, [trial.fitness for trial in latest])
+    favourites = {f"{name}/favourite-{i}": setup.codec.decode(v) for i, v in enumerate(searcher.favourites())}
+    best = sorted((t for t in trials if t.score), key=lambda t: (-t.fitness, t.number))
+    few = best[: max(1, setup.config.finalists - len(favourites))]
+    return {**{t.id: setup.codec.decode(np.array(t.vector)) for t in few}, **favourites}
+
+
+def _evaluate(setup: Setup, evaluator: Evaluator, name: str, number: int, vector: Vector) -> Trial:
+    """One candidate; one that crashes or gives NaN is a trial with a reason, never a silent retry."""
+    started = time.monotonic()
+    score, failure = None, None
+    try:
+        score, _ = evaluator.score(setup.codec.decode(vector), "search")
+    except EvaluationError as error:
+        failure = str(error)
+    seconds = time.monotonic() - started
+    return Trial(search=name, number=number, vector=tuple(map(float, vector)), score=score, failure=failure, seconds=seconds)
+
+
+def _look(store: Store, evaluator: Evaluator, split: Split, subjects: dict[str, Recipe], watch: Watch) -> None:
+    """Score subjects on a split, each once; the store keeps every look."""
+    watch.stage(split, len(subjects))
+    seen = store.finals(split)
+    for subject, recipe in subjects.items():
+        if subject not in seen:
+            score, answers = evaluator.score(recipe, split)
+            store.add_final(Final(subject=subject, split=split, recipe=recipe.to_yaml(), score=score, answers=tuple(answers)))
+        watch.step(subject)
+
+
+def _subjects(store: Store, setup: Setup, finalists: dict[str, dict[str, Recipe]]) -> dict[str, Recipe]:
+    """Who is tested: each search's winner on validation, the parents, and the uniform merge."""
+    validated = store.finals("validation")
+    subjects = {}
+    for few in finalists.values():
+        best = winner([validated[subject] for subject in few])
+        subjects[best.subject] = few[best.subject]
+    for label in setup.config.models:
+        subjects[f"parent/{label}"] = setup.parent(label)
+    return {**subjects, "uniform": setup.uniform()}

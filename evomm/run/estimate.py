@@ -1,0 +1,189 @@
+"""What a run or a merge will take, from headers alone: does it fit, what is missing, memory and disk.
+
+Parents that are not on this machine are taken from their cards in model_zoo/parents.yaml, so that nothing is fetched.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+
+from evomm.adapters.base import Adapter
+from evomm.adapters.table import ADAPTERS, detect
+from evomm.checkpoints.locate import is_hub_id, locate
+from evomm.checkpoints.reader import Checkpoint
+from evomm.errors import MissingFile
+from evomm.fitness.table import load_task
+from evomm.genome.blocks import Place, group
+from evomm.genome.space import make_space
+from evomm.merge.engine import plan
+from evomm.merge.recipe import DTYPE_NAMES, Recipe
+from evomm.plain import Plain, parse
+from evomm.resources import resource
+from evomm.run.config import EvolveConfig
+from evomm.run.evaluate import device
+
+_WORKING = 1_000_000_000  # interpreter, libraries, activations of a small batch
+_CHUNKS = 4  # copies of the largest tensor that a merge may hold
+
+
+class Card(Plain):
+    """What the zoo knows of a public model. parameters: their number. layers: of the decoder."""
+
+    repo: str
+    licence: str
+    adapter: str
+    role: str
+    parameters: int | None = None
+    layers: int | None = None
+
+
+@dataclass
+class Estimate:
+    """The answer of `evomm plan`.
+
+    memory_bytes: of the process that evaluates (the resident model, and the largest tensor a few times). disk_bytes: of
+    an exported child. genes: None when it takes a missing parent's headers to know. missing: what must be had first.
+    notes: what is odd, and where numbers come from. licences: label -> licence, where a card names one.
+    """
+
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    genes: int | None = None
+    evaluations: int = 0
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    licences: dict[str, str] = field(default_factory=dict)
+    memory_free: int = 0
+    disk_free: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing and memory and disk suffice."""
+        return not self.missing and self.memory_bytes <= self.memory_free and self.disk_bytes <= self.disk_free
+
+
+def cards() -> dict[str, Card]:
+    """The cards of public models, by repo."""
+    path = resource("model_zoo", "parents.yaml")
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {card.repo: card for card in (parse(Card, entry, str(path)) for entry in entries)}
+
+
+def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
+    """Estimate an evolution.
+
+    Raises MisfitError when the parents that are here don't fit together, and what reading headers can raise.
+    """
+    found = Estimate(evaluations=config.search.evaluations * (2 if config.baseline else 1))
+    adapter = ADAPTERS[config.adapter]()
+    here = _open(config.models, beside, adapter, found)
+    task = load_task(config.task, beside)
+    found.missing += [f"data of task '{config.task}': {path.name} (see {config.task}.yaml)" for path in task.missing()]
+    template = config.template()
+    parameters, largest = _count(here, config.models)
+    if set(here) == set(config.models):
+        found.notes += adapter.check(here, template.carrier)
+        plan(template, here)
+    places = _places(adapter, here, config.models, template.carrier)
+    if places is not None:
+        blocks = group(places, config.grouping)
+        found.genes = len(make_space(blocks, template.mixed, config.method, config.genes).genes)
+    resident = parameters * DTYPE_NAMES[config.compute].itemsize
+    _fill(found, resident + _CHUNKS * largest * 4 + _WORKING, parameters * DTYPE_NAMES[config.dtype].itemsize, out, config)
+    return found
+
+
+def estimate_merge(recipe: Recipe, beside: Path, out: Path) -> Estimate:
+    """Estimate a merge: nothing is resident, a tensor at a time."""
+    found = Estimate()
+    models = {label: source.model for label, source in recipe.parents.items()}
+    folders = {label: _find(model, beside, found) for label, model in models.items()}
+    known = [folder for folder in folders.values() if folder is not None]
+    adapter = detect(known[0]) if known else None
+    here = _open(models, beside, adapter, Estimate()) if adapter else {}
+    if adapter and set(here) == set(models):
+        found.notes += adapter.check(here, recipe.carrier)
+        plan(recipe, here)
+    parameters, largest = _count(here, models)
+    width = DTYPE_NAMES[recipe.dtype].itemsize if recipe.dtype else 2
+    _licences(found, models)
+    _fill(found, _CHUNKS * largest * 4 + _WORKING, parameters * width, out, None)
+    return found
+
+
+def _open(models: Mapping[str, str], beside: Path, adapter: Adapter, found: Estimate) -> dict[str, Checkpoint]:
+    here = {}
+    for label, model in models.items():
+        folder = _find(model, beside, found)
+        if folder is not None:
+            here[label] = adapter.open(folder)
+    _licences(found, models)
+    return here
+
+
+def _find(model: str, beside: Path, found: Estimate) -> Path | None:
+    try:
+        return locate(model, beside, download=False)
+    except MissingFile:
+        name, _, revision = model.partition("@")
+        how = f"`hf download {name}{' --revision ' + revision if revision else ''}`" if is_hub_id(model) else "no such folder"
+        found.missing.append(f"{model} ({how})")
+        return None
+
+
+def _licences(found: Estimate, models: Mapping[str, str]) -> None:
+    known = cards()
+    for label, model in models.items():
+        card = known.get(model.partition("@")[0])
+        if card is not None:
+            found.licences[label] = card.licence
+
+
+def _count(here: Mapping[str, Checkpoint], models: Mapping[str, str]) -> tuple[int, int]:
+    """(parameters, elements of the largest tensor) of the child; from a card when no parent is here."""
+    for checkpoint in here.values():
+        sizes = [info.numel for info in checkpoint.infos.values()]
+        return sum(sizes), max(sizes)
+    known = cards()
+    for model in models.values():
+        card = known.get(model.partition("@")[0])
+        if card is not None and card.parameters:
+            return card.parameters, card.parameters // 50  # embeddings of a 7B are 2% of it
+    return 0, 0
+
+
+def _places(
+    adapter: Adapter, here: Mapping[str, Checkpoint], models: Mapping[str, str], carrier: str
+) -> Mapping[str, Place] | None:
+    """Where tensors stand: from the headers, or, for a missing parent, a decoder of as many layers as its card says."""
+    if here:
+        return adapter.blocks(here.get(carrier, next(iter(here.values()))))
+    known = cards()
+    layers = next((c.layers for m in models.values() if (c := known.get(m.partition("@")[0])) and c.layers), None)
+    if layers is None:
+        return None
+    inner = {f"layers.{i}.{part}": Place(i, part) for i in range(layers) for part in ("attention", "mlp", "rest")}
+    return {**inner, **{part: Place(None, part) for part in ("embeddings", "rest", "head")}}
+
+
+def _fill(found: Estimate, memory: int, disk: int, out: Path, config: EvolveConfig | None) -> None:
+    found.memory_bytes, found.disk_bytes = memory, disk
+    target = device(config.device) if config else "cpu"
+    if target.startswith("cuda"):
+        found.memory_free = torch.cuda.mem_get_info(target)[0]
+    else:
+        found.memory_free = _free_memory()
+    home = next(p for p in [out, *out.resolve().parents] if p.exists())
+    found.disk_free = shutil.disk_usage(home).free
+
+
+def _free_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,55 @@
+"""Scores recipes on one resident model: live merge, generate, judge."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evomm.adapters.base import Generation
+from evomm.errors import EvaluationError
+from evomm.fitness.score import Score
+from evomm.fitness.task import Split
+from evomm.merge.live import Live
+from evomm.merge.recipe import DTYPE_NAMES, Recipe
+from evomm.run.setup import Setup
+
+
+class Evaluator:
+    """One model in memory that becomes candidate after candidate.
+
+    The model is loaded when the first recipe comes: a run that only replays its store loads nothing.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._loaded: tuple[object, Live] | None = None
+
+    def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[str]]:
+        """Scores per example, and the answers.
+
+        Raises EvaluationError when the candidate cannot be scored (out of memory, NaN); other errors are the run's.
+        """
+        setup = self._setup
+        if self._loaded is None:
+            self._loaded = self._load()
+        model, live = self._loaded
+        examples = setup.task.examples(split, getattr(setup.config.limits, split))
+        options = Generation(max_new_tokens=setup.task.spec.max_new_tokens, batch=setup.config.batch)
+        live.write(recipe)
+        try:
+            answers = setup.adapter.generate(model, setup.task.prompts(examples), options)  # type: ignore[arg-type]
+            return setup.task.score(examples, answers), answers
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            raise EvaluationError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+
+    def _load(self) -> tuple[object, Live]:
+        config, setup = self._setup.config, self._setup
+        folder = setup.folders[setup.codec.template.carrier]
+        model = setup.adapter.load(folder, device(config.device), DTYPE_NAMES[config.compute])
+        return model, Live(setup.checkpoints, model.targets)
+
+
+def device(name: str) -> str:
+    """What ``auto`` means here: the GPU when there is one."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,53 @@
+"""One model, one task, one split: what `evomm eval` does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomm.adapters.base import Generation
+from evomm.adapters.table import detect
+from evomm.checkpoints.locate import locate
+from evomm.errors import UsageError, nearest
+from evomm.fitness.score import Score
+from evomm.fitness.table import load_task
+from evomm.fitness.task import SPLITS, Example
+from evomm.merge.recipe import DTYPE_NAMES
+from evomm.run.evaluate import device
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Examples, the model's answers to them, and their score."""
+
+    examples: Sequence[Example]
+    answers: Sequence[str]
+    score: Score
+
+
+def measure(
+    model: str,
+    task_name: str,
+    split: str,
+    *,
+    limit: int | None = None,
+    batch: int = 64,
+    device_name: str = "auto",
+    compute: str = "float32",
+) -> Measured:
+    """Load a model, let it answer, judge the answers.
+
+    Raises UsageError for an unknown split or dtype, and what locating, loading and tasks can raise.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split '{split}'{nearest(split, SPLITS)}")
+    if compute not in DTYPE_NAMES:
+        raise UsageError(f"unknown dtype '{compute}'{nearest(compute, DTYPE_NAMES)}")
+    task = load_task(task_name)
+    examples = task.examples(next(s for s in SPLITS if s == split), limit)
+    folder = locate(model, Path.cwd())
+    adapter = detect(folder)
+    adapter.open(folder)  # refuses what should not be loaded, before it is
+    loaded = adapter.load(folder, device(device_name), DTYPE_NAMES[compute])
+    options = Generation(max_new_tokens=task.spec.max_new_tokens, batch=batch)
+    answers = adapter.generate(loaded, task.prompts(examples), options)
+    return Measured(examples, answers, task.score(examples, answers))

@@ -1,0 +1,79 @@
+"""What came out of a run: who won, and by how much, read from the store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from evomm.errors import UsageError
+from evomm.fitness.score import Interval, Score, paired
+from evomm.merge.recipe import Recipe
+from evomm.run.setup import Setup
+from evomm.run.store import Final, Store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    test: role -> score on the test split; roles are ``child``, ``uniform``, the baseline's name, and the parents' labels.
+    subjects: role -> what it is in the store. recipe: the child's.
+    """
+
+    folder: Path
+    seconds: float
+    evaluations: int
+    test: Mapping[str, Score]
+    subjects: Mapping[str, str]
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, store: Store, setup: Setup, seconds: float) -> Self:
+        """Read a finished run; UsageError when it has not been tested yet."""
+        finals = store.finals("test")
+        subjects = _roles(store, setup)
+        if any(subject not in finals for subject in subjects.values()):
+            raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
+        searches = dict.fromkeys([setup.config.search.method, setup.config.baseline])
+        return cls(
+            folder=store.folder,
+            seconds=seconds,
+            evaluations=sum(len(store.trials(name)) for name in searches if name),
+            test={role: finals[subject].score for role, subject in subjects.items()},
+            subjects=subjects,
+            recipe=Recipe.from_yaml(finals[subjects["child"]].recipe),
+        )
+
+    def against(self, role: str) -> Interval:
+        """The child's lead over another role: paired difference per example, with its 95% interval."""
+        return paired(self.test["child"].values, self.test[role].values)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``evolve --json`` prints."""
+        return {
+            "run": str(self.folder),
+            "seconds": round(self.seconds, 3),
+            "evaluations": self.evaluations,
+            "test": {role: score.interval.model_dump() for role, score in self.test.items()},
+            "parts": {role: {name: score.part(name).model_dump() for name in score.parts} for role, score in self.test.items()},
+            "child": self.subjects["child"],
+        }
+
+
+def winner(validated: Sequence[Final]) -> Final:
+    """The best on validation; the earlier of equals."""
+    return max(validated, key=lambda final: final.score.mean)
+
+
+def _roles(store: Store, setup: Setup) -> dict[str, str]:
+    validated = store.finals("validation")
+    roles = {"child": setup.config.search.method, "random": setup.config.baseline}
+    found = {}
+    for role, search in roles.items():
+        few = [final for subject, final in validated.items() if search and subject.startswith(f"{search}/")]
+        if search and not few:
+            raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
+        if few:
+            found[role] = winner(few).subject
+    found["uniform"] = "uniform"
+    return {**found, **{label: f"parent/{label}" for label in setup.config.models}}

@@ -1,0 +1,214 @@
+"""The run's memory: one SQLite file, one writer, everything needed to resume and to report.
+
+Tables: ``run`` (key, value: config, digests, versions), ``trials`` (every evaluated candidate of every search) and
+``finals`` (validation and test scores). A row is committed as soon as it is known, so a killed run loses at most the
+evaluation it was in. Floats are kept as JSON text, which Python reads back bit for bit.
+"""
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
+from evomm.fitness.score import Score
+from evomm.plain import Plain
+
+_SCHEMA = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE trials (
+    search TEXT NOT NULL, number INTEGER NOT NULL, vector TEXT NOT NULL, score TEXT, failure TEXT, seconds REAL NOT NULL,
+    mean REAL, PRIMARY KEY (search, number)
+) STRICT;
+CREATE TABLE finals (
+    subject TEXT NOT NULL, split TEXT NOT NULL, recipe TEXT NOT NULL, score TEXT NOT NULL, answers TEXT NOT NULL,
+    PRIMARY KEY (subject, split)
+) STRICT;
+"""
+
+
+class Trial(Plain):
+    """One evaluated candidate.
+
+    search: which search asked for it. number: its place in that search. vector: (D,) in the unit cube. score: absent
+    when the evaluation failed, and then failure says why.
+    """
+
+    search: str
+    number: int
+    vector: tuple[float, ...]
+    score: Score | None
+    failure: str | None
+    seconds: float
+
+    @property
+    def id(self) -> str:
+        """Such as ``cma/17``."""
+        return f"{self.search}/{self.number}"
+
+    @property
+    def fitness(self) -> float:
+        """The mean score; minus infinity for a failure."""
+        return self.score.mean if self.score else float("-inf")
+
+
+class Final(Plain):
+    """A look at the validation or test split.
+
+    subject: a trial's id, ``parent/LABEL``, ``uniform`` or ``SEARCH/favourite-N``. recipe: YAML that re-makes the model.
+    """
+
+    subject: str
+    split: str
+    recipe: str
+    score: Score
+    answers: tuple[str, ...]
+
+
+class Store:
+    """The store of one run folder; opened for writing it is locked, so that a second driver is refused."""
+
+    def __init__(self, folder: Path, writing: bool) -> None:
+        self.folder = folder
+        self._lock = _lock(folder) if writing else None
+        try:
+            mode = "rwc" if writing else "ro"
+            self._db = sqlite3.connect(f"{(folder / 'run.sqlite').resolve().as_uri()}?mode={mode}", uri=True)
+            if writing:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+        except sqlite3.Error as error:
+            raise DamagedFile(f"{folder / 'run.sqlite'}: cannot be opened as a run store ({error})") from error
+
+    @classmethod
+    def create(cls, folder: Path, facts: Mapping[str, str]) -> Self:
+        """A new run folder.
+
+        Raises WriteFailed when the folder holds something already, or cannot be made.
+        """
+        if folder.is_file() or (folder / "run.sqlite").exists():
+            raise WriteFailed(f"{folder}: holds a run already; `evomm resume {folder}` goes on with it, or choose -o")
+        if folder.is_dir() and {path.name for path in folder.iterdir()} - {".lock", "run.sqlite.new"}:
+            raise WriteFailed(f"{folder}: is not empty; choose another -o")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Built beside its final name: a kill in between leaves no store that looks like one.
+            fresh = folder / "run.sqlite.new"
+            fresh.unlink(missing_ok=True)
+            db = sqlite3.connect(fresh)
+            with db:
+                db.executescript(_SCHEMA)
+                db.executemany("INSERT INTO run VALUES (?, ?)", facts.items())
+            db.close()
+            fresh.rename(folder / "run.sqlite")
+        except (OSError, sqlite3.Error) as error:
+            raise WriteFailed(f"{folder}: the run's store could not be made ({error})") from error
+        return cls(folder, writing=True)
+
+    @classmethod
+    def open(cls, folder: Path, writing: bool = False) -> Self:
+        """The store of an existing run."""
+        if not (folder / "run.sqlite").exists():
+            raise MissingFile(f"{folder}: no run here (no run.sqlite); `evomm evolve CONFIG -o {folder}` starts one")
+        return cls(folder, writing)
+
+    def close(self) -> None:
+        """Close the file and let go of the lock."""
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def fact(self, key: str) -> str:
+        """A value of the run table."""
+        rows = self._query("SELECT value FROM run WHERE key = ?", (key,))
+        if not rows:
+            raise DamagedFile(f"{self.folder}: the store has no '{key}'; was it made by another version?")
+        return str(rows[0][0])
+
+    def add_fact(self, key: str, value: str) -> None:
+        """Remember a value that becomes known during the run; the first one stays."""
+        self._commit("INSERT OR IGNORE INTO run VALUES (?, ?)", (key, value))
+
+    def append(self, trial: Trial) -> None:
+        """Commit one trial; its place must be free."""
+        score = trial.score.model_dump_json() if trial.score else None
+        mean = trial.score.mean if trial.score else None
+        vector = json.dumps(trial.vector)
+        row = (trial.search, trial.number, vector, score, trial.failure, trial.seconds, mean)
+        self._commit("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def trials(self, search: str) -> list[Trial]:
+        """All trials of a search, in order."""
+        rows = self._query(
+            "SELECT search, number, vector, score, failure, seconds FROM trials WHERE search = ? ORDER BY number",
+            (search,),
+        )
+        return [
+            Trial(
+                search=row[0],
+                number=row[1],
+                vector=tuple(json.loads(row[2])),
+                score=Score.model_validate_json(row[3]) if row[3] else None,
+                failure=row[4],
+                seconds=row[5],
+            )
+            for row in rows
+        ]
+
+    def add_final(self, final: Final) -> None:
+        """Commit a validation or test score; each subject is looked at once per split."""
+        answers = json.dumps(final.answers, ensure_ascii=False)
+        row = (final.subject, final.split, final.recipe, final.score.model_dump_json(), answers)
+        self._commit("INSERT INTO finals VALUES (?, ?, ?, ?, ?)", row)
+
+    def finals(self, split: str) -> dict[str, Final]:
+        """Subject -> its look at a split, in the order they were taken."""
+        rows = self._query("SELECT subject, split, recipe, score, answers FROM finals WHERE split = ? ORDER BY rowid", (split,))
+        return {
+            row[0]: Final(
+                subject=row[0],
+                split=row[1],
+                recipe=row[2],
+                score=Score.model_validate_json(row[3]),
+                answers=tuple(json.loads(row[4])),
+            )
+            for row in rows
+        }
+
+    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
+
+    def _commit(self, sql: str, values: Sequence[object]) -> None:
+        try:
+            with self._db:
+                self._db.execute(sql, values)
+        except sqlite3.OperationalError as error:  # a full disk, mostly; what was committed before stays
+            raise WriteFailed(
+                f"{self.folder}: the store could not be written ({error}); make room, then `evomm resume {self.folder}`"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
+
+
+def _lock(folder: Path) -> int:
+    """An exclusive lock that the system releases when the process ends, however it ends."""
+    fd = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise UsageError(f"{folder}: another evomm is working on this run; wait for it, or stop it first") from None
+    return fd
