@@ -80,6 +80,9 @@ class Task(ABC):
         """
         found = self._all.get(split, ())
         if not found:
+            own = self._files().get(split)
+            if own is not None and not own.exists():
+                raise MissingFile(f"{own}: the '{split}' data of task '{self.name}' is not there; the task file says whence")
             have = ", ".join(f"{name} ({len(e)})" for name, e in self._all.items() if e) or "none at all"
             raise UsageError(f"task '{self.name}': no examples in split '{split}'; it has {have}")
         return found if limit is None else found[:limit]
@@ -103,6 +106,8 @@ class Task(ABC):
     def _load(self) -> dict[Split, tuple[Example, ...]]:
         splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
         for own_split, path in self._files().items():
+            if own_split is not None and not path.exists():
+                continue  # told when that split is asked for; the others are of use without it
             for number, row in enumerate(_rows(path), start=1):
                 split, example = _example(row, own_split, path, number)
                 splits[split].append(example)
