@@ -5,7 +5,7 @@ readers = {label: adapter.open(folder) for label, folder in parents.items()}
 warnings = adapter.check(readers, reference="base")     # MisfitError when they don't fit
 places = adapter.blocks(readers["base"])                # headers only
 model = adapter.load(folders["base"], "cpu", torch.float32)
-Live(readers, model.targets).write(recipe)
+Live(Engine(readers), model.targets).write(recipe)
 answers = adapter.generate(model, prompts, Generation(max_new_tokens=32))
 adapter.save(recipe, readers, out)
 """

@@ -5,7 +5,7 @@ routes give the same bytes.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,14 @@ class Engine:
         self._chunk = chunk
         self._wholes: dict[tuple[str, str | None, int, tuple[str, ...]], WholeTensor] = {}
         self._finite: set[tuple[str, str]] = set()
+
+    def refuse_damaged(self, advance: Callable[[int], None] = lambda nbytes: None) -> None:
+        """Read every tensor once; DamagedFile for the first that holds NaN or infinity. Later merges skip this look."""
+        for label, reader in self.readers.items():
+            for name, info in reader.infos.items():
+                if info.dtype.is_floating_point:
+                    self._flat(label, name)
+                advance(info.nbytes)
 
     def merge(self, recipe: Recipe, job: Job, out: Tensor) -> None:
         """Fill ``out`` (the job's shape; any float dtype, to which the job's dtype is converted last)."""

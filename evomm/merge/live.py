@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from evomm.errors import MisfitError
-from evomm.merge.engine import Engine, Readers, plan
+from evomm.merge.engine import Engine, plan
 from evomm.merge.recipe import Recipe
-from evomm.merge.whole import CHUNK
 
 
 class Live:
@@ -18,12 +17,12 @@ class Live:
     converted to the resident one.
 
     Args:
-        readers: by parent label.
+        engine: computes from the parents, and remembers what it learns of them.
         targets: checkpoint name -> the resident tensor (or a view of one) that holds it.
     """
 
-    def __init__(self, readers: Readers, targets: Mapping[str, Tensor], chunk: int = CHUNK) -> None:
-        self._engine = Engine(readers, chunk)
+    def __init__(self, engine: Engine, targets: Mapping[str, Tensor]) -> None:
+        self._engine = engine
         self._targets = targets
 
     @torch.no_grad()

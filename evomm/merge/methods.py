@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
-import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ Fraction = Annotated[float, Range(0.0, 1.0)]
 class Whole(Protocol):
     """What a method may ask about the whole tensor while it holds one chunk of it."""
 
-    def large(self, parent: int, density: float) -> Tensor:
-        """Bool, chunk-shaped: whether the element is among the int(density * n) of largest magnitude."""
+    def cutoff(self, parent: int, density: float) -> float:
+        """The int(density * n) elements of largest magnitude are those with a magnitude above this."""
         ...
 
     def lottery(self, parent: int, density: float) -> Tensor:
-        """Bool, chunk-shaped: a random mask at that density; a mask at 0.4 is contained in the mask at 0.5."""
+        """A random mask of 0 and 1, chunk-shaped; the mask at density 0.4 is contained in the mask at 0.5."""
         ...
 
     def gram(self) -> Tensor:
@@ -83,7 +83,7 @@ def ties(deltas: Sequence[Tensor], whole: Whole, *, weight: Weights, density: De
 
     TIES, arXiv 2306.01708.
     """
-    kept = [torch.where(whole.large(p, k), d, 0.0) for p, (d, k) in enumerate(zip(deltas, density, strict=True))]
+    kept = [hardshrink(d, whole.cutoff(p, k)) for p, (d, k) in enumerate(zip(deltas, density, strict=True))]
     return _elect(kept, weight, normalize)
 
 
@@ -194,19 +194,25 @@ def _mix(deltas: Sequence[Tensor], weight: Sequence[float], normalize: bool) -> 
 
 def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> list[Tensor]:
     """m_p ⊙ δ_p, m_p ~ Bernoulli(density_p); divided by density_p so that the expectation stays δ_p."""
-    return [
-        torch.where(whole.lottery(p, k), d * (1.0 / k if rescale and k > 0 else 1.0), 0.0)
-        for p, (d, k) in enumerate(zip(deltas, density, strict=True))
-    ]
+    scales = [1.0 / k if rescale and k > 0 else 1.0 for k in density]
+    return [whole.lottery(p, k).mul_(d).mul_(scale) for p, (d, k, scale) in enumerate(zip(deltas, density, scales, strict=True))]
 
 
 def _elect(deltas: Sequence[Tensor], weight: Sequence[float], normalize: bool) -> Tensor:
     """Keep the weighted elements whose sign is that of their sum (0 counts as +); normalized: over their weights' sum."""
     weighted = [d * w for d, w in zip(deltas, weight, strict=True)]
-    positive = _weighted_sum(weighted, [1.0] * len(weighted)) >= 0  # elected sign
-    agree = [torch.where(positive, x > 0, x < 0) for x in weighted]
-    total = _weighted_sum([torch.where(a, x, 0.0) for a, x in zip(agree, weighted, strict=True)], [1.0] * len(agree))
+    sign = (_sum(weighted) >= 0).to(weighted[0].dtype).mul_(2).sub_(1)  # s = ±1, elected
+    agreeing = [(x * sign).clamp_min_(0) for x in weighted]  # |x_p| where x_p has the sign s, 0 elsewhere
+    total = _sum(agreeing).mul_(sign)
     if not normalize:
         return total
-    share = _weighted_sum([a.to(total.dtype) for a in agree], weight)  # Σ_p w_p [p agrees]
-    return total.div_(torch.where(share.abs() < 1e-8, 1.0, share))
+    share = _weighted_sum([a.sign() for a in agreeing], weight)  # Σ_p w_p [p agrees]
+    return total.div_(share.masked_fill_(share.abs() < 1e-8, 1.0))
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    """Σ_p x_p, added in the order of the parents."""
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total.add_(tensor)
+    return total

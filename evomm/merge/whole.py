@@ -5,6 +5,7 @@ from the element's position, and sums over blocks of a fixed size in a fixed ord
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -53,9 +54,23 @@ class WholeTensor:
             self._thresholds[parent, keep] = self._in_bucket(parent, bucket, keep - above)
         return self._thresholds[parent, keep]
 
-    def magnitudes(self, values: Tensor) -> Tensor:
-        """What magnitudes are ranked by: |values| after rounding to the parents' dtype."""
-        return values.to(self._dtype).abs()
+    def cutoff(self, parent: int, keep: int) -> float:
+        """Float32 values with |x| above this are those that, rounded to the parents' dtype, reach the threshold.
+
+        Rounding is to nearest, ties to even: what reaches t from below lies beyond the midpoint of t and its predecessor,
+        the midpoint itself included when t's last bit is 0.
+        """
+        threshold = self.threshold(parent, keep)
+        if threshold == 0 or math.isinf(threshold):
+            return -1.0 if threshold == 0 else threshold
+        here = torch.tensor(threshold, dtype=self._dtype)
+        bits = here.view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
+        below = float((bits - 1).view(self._dtype))
+        if self._dtype == torch.float32:
+            return below
+        middle = (below + threshold) / 2  # exact in float32
+        zero = torch.tensor(0.0)
+        return float(torch.nextafter(torch.tensor(middle), zero)) if int(bits) % 2 == 0 else middle
 
     def gram(self) -> Tensor:
         """Float64 (P, P) inner products of the parents' whole tensors."""
@@ -104,7 +119,7 @@ class WholeTensor:
 
     def _bits(self, values: Tensor) -> Tensor:
         """Magnitudes as integers that order alike: 15 bits for 16-bit floats, 31 for float32."""
-        ranked = self.magnitudes(values)
+        ranked = values.to(self._dtype).abs()
         return ranked.view(torch.int16 if self._dtype.itemsize == 2 else torch.int32).to(torch.int64)
 
     @property
@@ -120,21 +135,19 @@ class ChunkView:
         self._values = values
         self._start = start
 
-    def large(self, parent: int, density: float) -> Tensor:
-        """Whether the element is among the int(density * n) of largest magnitude (all that equal the last of them)."""
-        values = self._values[parent]
+    def cutoff(self, parent: int, density: float) -> float:
+        """The int(density * n) elements of largest magnitude (and all that equal the last of them) lie above this."""
         if density >= 1:
-            return torch.ones_like(values, dtype=torch.bool)
-        threshold = self._whole.threshold(parent, int(density * self._whole.numel))
-        return self._whole.magnitudes(values) >= threshold
+            return -1.0
+        return self._whole.cutoff(parent, int(density * self._whole.numel))
 
     def lottery(self, parent: int, density: float) -> Tensor:
-        """A random mask at that density."""
+        """A random mask of 0 and 1 at that density."""
         values = self._values[parent]
         if density >= 1:
-            return torch.ones_like(values, dtype=torch.bool)
+            return torch.ones_like(values)
         draws = self._whole.random(parent, self._start, self._start + values.numel())
-        return torch.from_numpy(draws < np.uint32(density * 2**32))
+        return torch.from_numpy(draws < np.uint32(density * 2**32)).to(values.dtype)
 
     def gram(self) -> Tensor:
         """Inner products of the whole tensors."""

@@ -70,8 +70,10 @@ def evolve(config: EvolveConfig, folder: Path, beside: Path, watch: Watch | None
         **{f"version/{name}": version(name) for name in _VERSIONS},
         "version/python": platform.python_version(),
     }
+    evaluator = Evaluator(setup)
+    evaluator.engine.refuse_damaged()
     with Store.create(folder, facts) as store:
-        return _go_on(store, setup, watch or Silent(), started)
+        return _go_on(store, setup, evaluator, watch or Silent(), started)
 
 
 def resume(folder: Path, watch: Watch | None = None) -> Outcome:
@@ -79,7 +81,7 @@ def resume(folder: Path, watch: Watch | None = None) -> Outcome:
     started = time.monotonic()
     with Store.open(folder, writing=True) as store:
         setup = restore(store)
-        return _go_on(store, setup, watch or Silent(), started)
+        return _go_on(store, setup, Evaluator(setup), watch or Silent(), started)
 
 
 def restore(store: Store) -> Setup:
@@ -89,10 +91,10 @@ def restore(store: Store) -> Setup:
     return prepare(config, Path(store.fact("beside")), digests)
 
 
-def _go_on(store: Store, setup: Setup, watch: Watch, started: float) -> Outcome:
+def _go_on(store: Store, setup: Setup, evaluator: Evaluator, watch: Watch, started: float) -> Outcome:
     for warning in setup.warnings:
         watch.warn(warning)
-    config, evaluator = setup.config, Evaluator(setup)
+    config = setup.config
     names = [config.search.method, *([config.baseline] if config.baseline else [])]
     finalists: dict[str, dict[str, Recipe]] = {}
     for name in dict.fromkeys(names):

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from evomm.adapters.base import Generation
+from evomm.adapters.base import Generation, LoadedModel
 from evomm.errors import EvaluationError
 from evomm.fitness.score import Score
 from evomm.fitness.task import Split
+from evomm.merge.engine import Engine
 from evomm.merge.live import Live
 from evomm.merge.recipe import DTYPE_NAMES, Recipe
 from evomm.run.setup import Setup
@@ -20,8 +21,9 @@ class Evaluator:
     """
 
     def __init__(self, setup: Setup) -> None:
+        self.engine = Engine(setup.checkpoints)
         self._setup = setup
-        self._loaded: tuple[object, Live] | None = None
+        self._loaded: tuple[LoadedModel, Live] | None = None
 
     def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[str]]:
         """Scores per example, and the answers.
@@ -36,16 +38,16 @@ class Evaluator:
         options = Generation(max_new_tokens=setup.task.spec.max_new_tokens, batch=setup.config.batch)
         live.write(recipe)
         try:
-            answers = setup.adapter.generate(model, setup.task.prompts(examples), options)  # type: ignore[arg-type]
+            answers = setup.adapter.generate(model, setup.task.prompts(examples), options)
             return setup.task.score(examples, answers), answers
         except (RuntimeError, ValueError, ArithmeticError) as error:
             raise EvaluationError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
 
-    def _load(self) -> tuple[object, Live]:
+    def _load(self) -> tuple[LoadedModel, Live]:
         config, setup = self._setup.config, self._setup
         folder = setup.folders[setup.codec.template.carrier]
         model = setup.adapter.load(folder, device(config.device), DTYPE_NAMES[config.compute])
-        return model, Live(setup.checkpoints, model.targets)
+        return model, Live(self.engine, model.targets)
 
 
 def device(name: str) -> str:

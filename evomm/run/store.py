@@ -10,6 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,7 +106,10 @@ class Store:
             db.close()
             fresh.rename(folder / "run.sqlite")
         except (OSError, sqlite3.Error) as error:
-            raise WriteFailed(f"{folder}: the run's store could not be made ({error})") from error
+            with suppress(OSError):
+                (folder / "run.sqlite.new").unlink(missing_ok=True)
+                folder.rmdir()
+            raise WriteFailed(f"{folder}: the run's store could not be made ({error}); make room or choose -o") from error
         return cls(folder, writing=True)
 
     @classmethod

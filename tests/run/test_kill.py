@@ -1,0 +1,96 @@
+"""A run killed at any moment and resumed is the run that was never killed, bit for bit."""
+
+import multiprocessing
+import random
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from evomm.errors import UsageError
+from evomm.run.config import EvolveConfig
+from evomm.run.engine import evolve, resume
+from evomm.run.store import Store
+from tests import worlds
+
+KILLS = 20
+
+# Processes start from one that has imported everything, so that a kill hits the run and not the interpreter's start.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["evomm.run.engine", "tests.run.test_kill"])
+
+
+def go(config: Path, folder: Path) -> None:
+    """What a user does: resume what is there, or start."""
+    if (folder / "run.sqlite").exists():
+        resume(folder)
+    else:
+        evolve(EvolveConfig.load(config, ["search.evaluations=30"]), folder, config.parent)
+
+
+def start(config: Path, folder: Path) -> BaseProcess:
+    """`go` in a process of its own."""
+    process = _CONTEXT.Process(target=go, args=(config, folder))
+    process.start()
+    return process
+
+
+def content(folder: Path) -> list[object]:
+    """All that a run found out, without the clock's part in it."""
+    with Store.open(folder) as store:
+        trials = [trial.model_copy(update={"seconds": 0.0}) for name in ("cma", "random") for trial in store.trials(name)]
+        looks = [store.finals(split) for split in ("validation", "test")]
+        return [*trials, *looks, (folder / "recipe.yaml").read_bytes()]
+
+
+def undisturbed(config: Path, folder: Path) -> tuple[list[object], float]:
+    """What a run that nobody disturbs finds, and the seconds it takes once processes start from a warm one."""
+    start(config, folder.with_name("warm-up")).join()
+    began = time.monotonic()
+    process = start(config, folder)
+    process.join()
+    seconds = time.monotonic() - began
+    assert process.exitcode == 0
+    return content(folder), seconds
+
+
+def test_twenty_kills(tmp_path: Path) -> None:
+    config = worlds.make_fake(tmp_path / "world")
+    expected, seconds = undisturbed(config, tmp_path / "undisturbed")
+    moments = random.Random(0)
+    interrupted = 0
+    for number in range(KILLS):
+        folder = tmp_path / f"killed-{number}"
+        victim = start(config, folder)
+        victim.join(moments.uniform(0.0, seconds))
+        interrupted += victim.is_alive()
+        victim.kill()
+        victim.join()
+        survivor = start(config, folder)
+        survivor.join()
+        assert survivor.exitcode == 0
+        assert content(folder) == expected
+    assert interrupted >= KILLS // 2  # or the test has not tested
+
+
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    """Each restart is killed too; the run still gets there, since what is committed stays."""
+    config = worlds.make_fake(tmp_path / "world")
+    expected, seconds = undisturbed(config, tmp_path / "undisturbed")
+    folder = tmp_path / "killed"
+    for restart in range(100):
+        process = start(config, folder)
+        process.join(seconds * (0.3 + 0.05 * restart))  # ever more patient, so that it ends on any machine
+        if process.exitcode == 0:
+            break
+        process.kill()
+        process.join()
+    assert content(folder) == expected
+
+
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    config = worlds.make_fake(tmp_path / "world")
+    evolve(EvolveConfig.load(config), tmp_path / "run", config.parent)
+    with Store.open(tmp_path / "run", writing=True), pytest.raises(UsageError, match="another evomm is working"):
+        resume(tmp_path / "run")
