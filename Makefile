@@ -30,12 +30,12 @@ check: setup
 
 # Speed and memory, as ratios.
 bench: setup
-	$(BIN)/python benchmarks/merge_memory.py
+	$(BIN)/python -m benchmarks.merge_memory
 
 # Everything, the slow checks included.
 full: check setup
 	$(BIN)/pytest
-	$(BIN)/python benchmarks/merge_memory.py
+	$(BIN)/python -m benchmarks.merge_memory
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

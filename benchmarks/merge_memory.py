@@ -1,6 +1,6 @@
 """How much memory and time `evomm merge` takes on parents of real size, beside the floor: the same bytes read and written.
 
-    python benchmarks/merge_memory.py [--shape 1.1b] [--method linear ...] [--keep DIR]
+    python -m benchmarks.merge_memory [--shape 1.1b] [--method linear ...] [--keep DIR]
 
 Peak anonymous memory is sampled from /proc every 10 ms (mapped files are page cache and not counted). The bound that
 evomm promises is 1 GiB + 4 x the largest tensor. The child is loaded with transformers afterwards.
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from parents import SHAPES, make, shapes
+
+from benchmarks.parents import SHAPES, make, shapes
 
 GIB = 1 << 30
 PER_PARENT = {"linear": {"weight": 0.5}, "task_arithmetic": {"weight": 1.0}, "ties": {"weight": 1.0, "density": 0.5}}

@@ -1,6 +1,6 @@
 """Makes parents of a real architecture and size with random weights, for benchmarks.
 
-    python benchmarks/parents.py --shape 1.1b --parents 2 --out /tmp/parents
+    python -m benchmarks.parents --shape 1.1b --parents 2 --out /tmp/parents
 
 Writes OUT/0, OUT/1, ... as Hugging Face folders in bfloat16 (LlamaForCausalLM, the TinyLlama-1.1B shape by default).
 """

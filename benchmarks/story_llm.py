@@ -1,6 +1,6 @@
 """The whole Japanese-math story, training included, for several seeds: the table in docs/results/demo-llm.md.
 
-    python benchmarks/story_llm.py --seeds 0 1 2 --work DIR [--out docs/results/demo-llm.md]
+    python -m benchmarks.story_llm --seeds 0 1 2 --work DIR [--out docs/results/demo-llm.md]
 
 For each seed: trains base, ja and math from scratch with that seed (skipped when DIR/SEED/zoo is there and whole), evolves with
 that seed as the search's, and reads the test scores. Nothing is chosen by hand.
@@ -8,7 +8,6 @@ that seed as the search's, and reads the test scores. Nothing is chosen by hand.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +25,8 @@ ROLES = {
 PAGE = """\
 # The Japanese-math story, {count} seeds, training included
 
-Made by `python benchmarks/story_llm.py --seeds {seeds} --work DIR --out docs/results/demo-llm.md`: for each seed, base and
-parents are trained from scratch and the demo's config is evolved on them. {n} held-out problems, Wilson's 95% intervals. The seconds
+Made by `python -m benchmarks.story_llm --seeds {seeds} --work DIR --out docs/results/demo-llm.md`: for each seed, base and
+parents are trained from scratch and the demo's config is evolved on them. {n} held-out problems, Wilson's 95% intervals. Seconds
 are of two shared cores, and hold the baseline's search too.
 
 {table}
@@ -80,7 +79,8 @@ def table(documents: dict[int, dict[str, Any]]) -> str:
 def lead(document: dict[str, Any]) -> float:
     """Points of the child above the best of base, ja and math."""
     test = document["test"]
-    return 100 * (test["child"]["score"] - max(test[role]["score"] for role in ("base", "ja", "math")))
+    best = max(test[role]["score"] for role in ("base", "ja", "math"))
+    return float(100 * (test["child"]["score"] - best))
 
 
 def main() -> None:

@@ -26,11 +26,16 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
     """A YAML mapping, safely; duplicate keys and anything but a mapping are refused with UsageError."""
     try:
         content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{where}: expected a mapping of keys to values, found {type(content).__name__}")
     return content
+
+
+def dump_yaml(content: Any) -> str:
+    """Plain data as YAML that `load_yaml` reads back equal, floats to the last bit."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def read_text(path: Path) -> str:
@@ -62,10 +67,15 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_UniqueKeys` would otherwise read as a number."""
+
+
 # YAML 1.1 reads 1e-3 as text; a number was meant.
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)
+for _side in (_UniqueKeys, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:

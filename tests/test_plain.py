@@ -68,7 +68,7 @@ def test_tags_that_make_objects_are_refused(tag: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "- 1", "just text", "a: [", "\ta: 1", "? [a]\n: b", "a: \x00", "a: 2024-13-45", "a: 0x_", "[" * 5000],
+    ["", "- 1", "just text", "a: [", "\ta: 1", "? [a]\n: b", "a: \x00", "a: 2024-13-45", "a: 0x_", "[" * 2000],
 )
 def test_what_is_no_mapping_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(UsageError, match=r"^x\.yaml: "):

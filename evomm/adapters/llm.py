@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from evomm.adapters.base import Adapter, Generation, LoadedModel
@@ -176,8 +177,6 @@ def _config(checkpoint: Checkpoint) -> Any:
 
 
 def _known(model_type: object) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
     return model_type in CONFIG_MAPPING
 
 

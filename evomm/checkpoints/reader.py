@@ -162,11 +162,15 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if path.suffix in PICKLES:
         raise UnsafeFile(f"{path}: a pickle can run code when loaded; expected a .safetensors file")
-    target, home = path.resolve(), folder.resolve()
+    try:
+        target, home = path.resolve(), folder.resolve()
+        there = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, links in a circle
+        raise DamagedFile(f"{folder}: names a file that cannot be ({name[:80]!r}: {error})") from error
     blobs = home.parent.parent / "blobs"  # hub cache: <repo>/snapshots/<revision>/file -> <repo>/blobs/<digest>
     if target.parent not in {home, blobs}:
         raise UnsafeFile(f"{path}: links to {target}, outside of the model folder; copy the file in if you trust it")
-    if not path.exists():
+    if not there:
         raise MissingFile(f"{path}: the model names this file, but it is not there; copy the model again")
     return path
 
@@ -191,6 +195,8 @@ def _info(handle: Any, name: str, file: Path) -> TensorInfo:
 def _weight_map(index: Path) -> dict[str, str]:
     content = _read_json(index, unique=True)
     weights = content.get("weight_map")
+    if isinstance(weights, dict) and not weights:
+        raise DamagedFile(f"{index}: names no tensors; copy the model again")
     if not isinstance(weights, dict) or not all(isinstance(v, str) for v in weights.values()):
         raise DamagedFile(f"{index}: expected a 'weight_map' from tensor names to shard names")
     return weights
@@ -207,7 +213,7 @@ def _read_json(path: Path, unique: bool = False) -> dict[str, Any]:
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=pairs)
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedFile(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise DamagedFile(f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -62,7 +62,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, out: str | Path, infos: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES) -> None:
-        self.out = Path(out)
+        self.out = Path(out).resolve() if Path(out).is_dir() else Path(out)  # through a link to an empty folder
         self.partial = self.out.parent / f".{self.out.name}.partial"
         self._shards = _split(infos, shard_bytes)
         self._infos = infos
@@ -117,6 +117,8 @@ class CheckpointWriter:
             raise _write_failed(self.out, oops) from oops
         finally:
             self._discard()
+        if isinstance(error, OSError):  # of `carry` or `text`
+            raise _write_failed(self.out, error) from error
 
     def _finish(self) -> None:
         missing = sorted(set(self._slots) - self._written)
@@ -195,8 +197,9 @@ def _claim(fd: int, size: int) -> None:
 
 
 def _refuse_taken(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise WriteFailed(f"{out}: exists already and is not an empty folder; remove it or choose another -o")
+    there = out.exists() or out.is_symlink()
+    if there and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
+        raise WriteFailed(f"{out}: exists already and is not an empty folder to fill; remove it or choose another -o")
 
 
 def _write_failed(out: Path, error: OSError) -> WriteFailed:

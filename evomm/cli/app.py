@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evomm.cli import evaluate, evolve, export, inspect, merge, plan, resume, schema, zoo
-from evomm.cli.show import error, note
+from evomm.cli.show import error
 from evomm.errors import EvommError
 
 app = typer.Typer(
@@ -45,16 +45,13 @@ def root(
 
 
 def main() -> None:
-    """Entry point: turns errors into one message and their exit code."""
+    """Entry point: turns errors into one message and their exit code; typer itself ends an interrupted verb with 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of this process only: no fork warnings on a user's screen
     try:
         app()
     except EvommError as problem:
         error(str(problem))
         sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        note("interrupted; what was evaluated is saved, `evomm resume RUN` goes on")
-        sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         sys.exit(0)

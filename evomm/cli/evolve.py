@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from evomm.cli.show import RunWatch, note, out, percent, print_json
+from evomm.cli.show import note, out, percent, print_json
 
 if TYPE_CHECKING:
     from evomm.run.outcome import Outcome
@@ -19,6 +18,7 @@ def evolve(
     as_json: Annotated[bool, typer.Option("--json", help="Print {run, seconds, evaluations, test, ...}.")] = False,
 ) -> None:
     """Search for the best blend of the parents, and test it once."""
+    from evomm.cli.progress import RunWatch
     from evomm.run.config import EvolveConfig
     from evomm.run.engine import evolve as run
 
@@ -26,7 +26,7 @@ def evolve(
     loaded = EvolveConfig.load(path, settings or ())
     folder = output or _free_folder(path.stem)
     note(f"run: {folder}")
-    with RunWatch() as watch:
+    with RunWatch(folder) as watch:
         outcome = run(loaded, folder, path.parent, watch)
     show_outcome(outcome, as_json)
 
@@ -51,6 +51,8 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
         print_json(document)
         return
     parts = list(document["parts"]["child"])
+    from rich.table import Table
+
     table = Table(title=f"Test: {document['test']['child']['n']} problems never searched on, % (95% interval)")
     table.add_column("model")
     for column in ("score", *parts, "child's lead"):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evomm.cli.show import bytes_bar, out, print_json, size
+from evomm.cli.show import out, print_json, size
 
 
 def export(
@@ -17,6 +17,7 @@ def export(
     """Write the winner (or another candidate) to disk, with the recipe that re-makes it."""
     import time
 
+    from evomm.cli.progress import bytes_bar
     from evomm.run.export import candidate_recipe
     from evomm.run.make import make, source_bytes
 

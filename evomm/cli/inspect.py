@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from evomm.cli.show import out, print_json, size
 
@@ -29,6 +28,8 @@ def inspect(
         print_json([asdict(row) for row in rows])
         return
     names = [Path(model).name for model in models]
+    from rich.table import Table
+
     table = Table(
         title=f"{names[0]}" + (f", and the distance of others to it (‖x - {names[0]}‖ / ‖{names[0]}‖)" if names[1:] else "")
     )

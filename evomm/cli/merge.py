@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evomm.cli.show import bytes_bar, out, print_json, size
+from evomm.cli.show import out, print_json, size
 
 
 def merge(
@@ -17,6 +17,7 @@ def merge(
     """Make the model that a recipe describes; memory of one tensor."""
     import time
 
+    from evomm.cli.progress import bytes_bar
     from evomm.merge.recipe import Recipe
     from evomm.plain import read_text
     from evomm.run.make import make, source_bytes

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from evomm.cli.evolve import show_outcome
-from evomm.cli.show import RunWatch
 
 
 def resume(
@@ -14,8 +13,9 @@ def resume(
     as_json: Annotated[bool, typer.Option("--json", help="Print {run, seconds, evaluations, test, ...}.")] = False,
 ) -> None:
     """Go on where a run stopped; the outcome is that of a run that never stopped."""
+    from evomm.cli.progress import RunWatch
     from evomm.run.engine import resume as go_on
 
-    with RunWatch() as watch:
+    with RunWatch(run) as watch:
         outcome = go_on(run, watch)
     show_outcome(outcome, as_json)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from evomm.cli.show import note, out, print_json
 
@@ -27,6 +26,8 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print a li
     if as_json:
         print_json([dict(zip(("model", "adapter", "licence", "about"), row, strict=True)) for row in rows])
         return
+    from rich.table import Table
+
     table = Table("model", "adapter", "licence", "what it is")
     for row in rows:
         table.add_row(*map(escape, row))

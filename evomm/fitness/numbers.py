@@ -12,17 +12,25 @@ from fractions import Fraction
 _UNITS = {"百": 100, "千": 1_000, "万": 10_000, "億": 100_000_000, "兆": 1_000_000_000_000}
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?"
 _UNITED = rf"(?:{_PLAIN}[百千万億兆]+)+(?:{_PLAIN})?"
-# A minus is a sign only where nothing stands before it that it could be subtracted from: 15-8 holds no -8.
-_NUMBER = re.compile(rf"(?P<sign>(?<![0-9A-Za-z)\]])-\s?)?(?P<value>{_UNITED}|{_PLAIN})(?:\s?/\s?(?P<below>\d+)(?![\d,.]*\d))?")
+_NUMBER = re.compile(rf"(?P<sign>-)?(?P<value>{_UNITED}|{_PLAIN})(?:\s?/\s?(?P<below>\d+)(?![\d,.]*\d))?")
 _PIECE = re.compile(rf"(?P<number>{_PLAIN})(?P<units>[百千万億兆]*)")
 _MINUS = str.maketrans({"−": "-", "‐": "-", "–": "-", "﹣": "-", "△": "-", "▲": "-", "、": " ", "⁄": "/", "∕": "/"})
 
 
+# Exponents and units that hold one: 25m² and 25㎡ are 25, and NFKC would make 25m2 of both.
+_EXPONENTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹㎟㎠㎡㎢㎣㎤㎥㎦]")
+_SUBTRACTED_FROM = re.compile(r"[0-9)\]]\s*$|[A-Za-z]$")
+
+
 def last_number(text: str) -> Fraction | None:
     """The last number of a text, exactly; None when it holds none."""
-    plain = unicodedata.normalize("NFKC", text).translate(_MINUS)
+    plain = unicodedata.normalize("NFKC", _EXPONENTS.sub("", text)).translate(_MINUS)
     found = list(_NUMBER.finditer(plain))
-    return _value(found[-1]) if found else None
+    if not found:
+        return None
+    value, before = _value(found[-1]), plain[: found[-1].start()]
+    # A minus is a sign only where nothing stands before it that it could be subtracted from: 15-8 and 15 -8 hold no -8.
+    return -value if found[-1]["sign"] and not _SUBTRACTED_FROM.search(before) else value
 
 
 def _value(match: re.Match[str]) -> Fraction:
@@ -30,7 +38,7 @@ def _value(match: re.Match[str]) -> Fraction:
     below = int(match["below"]) if match["below"] else 1
     if below == 0:  # "5/0" is no fraction: the last number of it is 0
         return Fraction(0)
-    return (-value if match["sign"] else value) / below
+    return value / below
 
 
 def _united(text: str) -> Fraction:

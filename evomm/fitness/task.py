@@ -11,7 +11,6 @@ A task file is YAML in evals/ (or anywhere): what is asked, of which data, and h
     # or a file per split, .jsonl or .tsv (question, tab, answer): data: {test: mgsm/mgsm_ja.tsv}
 """
 
-import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,17 +122,18 @@ def read_spec(path: Path) -> TaskSpec:
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.exists():
         raise MissingFile(f"{path}: the task's data is not there")
-    with path.open(encoding="utf-8", newline="") as file:
+    lines = read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
         if path.suffix == ".tsv":
-            for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                yield dict(zip(("question", "answer"), row, strict=False))
-            return
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: not JSON ({error}); mend or delete the line") from error
-            yield row if isinstance(row, dict) else {}
+            yield dict(zip(("question", "answer"), line.rstrip("\r").split("\t"), strict=False))
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}, line {number}: not JSON ({error}); mend or delete the line") from error
+        yield row if isinstance(row, dict) else {}
 
 
 def _example(row: Mapping[str, Any], own_split: Split | None, path: Path, number: int) -> tuple[Split, Example]:

@@ -13,6 +13,7 @@ With ``apart`` embeddings and head are blocks of their own; otherwise they belon
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from glob import escape
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -68,14 +69,15 @@ def globs(members: Iterable[str], everything: Iterable[str]) -> tuple[str, ...]:
     if not outside:
         return ("*",)
     found: list[str] = []
+    covered = ""  # names are sorted, so those under one prefix follow each other
     for name in sorted(inside):
-        if any(name.startswith(glob.removesuffix("*")) for glob in found if glob.endswith("*")):
+        if covered and name.startswith(covered):
             continue
         parts = name.split(".")
         prefixes = (".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
         fitting = (p for p in prefixes if not any(other.startswith(p) for other in outside))
-        prefix = next(fitting, None)
-        found.append(f"{prefix}*" if prefix else name)
+        covered = next(fitting, "")
+        found.append(f"{escape(covered)}*" if covered else escape(name))
     return tuple(found)
 
 

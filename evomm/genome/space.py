@@ -105,7 +105,7 @@ def make_space(blocks: Sequence[Block], labels: Iterable[str], method: str, rule
     genes: dict[tuple[str, str | None, str], Gene] = {}
     for rule in rules:
         per_parent = parameters(method)[rule.parameter].kind == "per parent"
-        owners: Sequence[str | None] = (rule.parents or labels) if per_parent else (None,)
+        owners: Sequence[str | None] = (labels if rule.parents is None else rule.parents) if per_parent else (None,)
         for block in (b.name for b in blocks if rule.blocks is None or b.name in rule.blocks):
             for owner in owners:
                 key = (block, owner, rule.parameter)

@@ -19,12 +19,11 @@ from functools import lru_cache
 from typing import Literal, Self
 
 import torch
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from evomm.errors import nearest
 from evomm.merge.methods import METHODS, Parameter, parameters
-from evomm.plain import Plain, load_yaml, parse
+from evomm.plain import Plain, dump_yaml, load_yaml, parse
 
 Value = bool | float | Mapping[str, float]
 DTYPE_NAMES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -119,7 +118,7 @@ class Recipe(Plain):
 
     def to_yaml(self) -> str:
         """As YAML that `from_yaml` reads back to an equal recipe; floats keep every bit."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json", exclude_none=True))
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "recipe") -> Self:

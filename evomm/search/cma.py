@@ -26,6 +26,7 @@ class CMASearcher(Searcher):
                 "popsize": self.population,
                 "randn": lambda *shape: generator.standard_normal(shape),  # its own numbers, not numpy's global ones
                 "seed": np.nan,  # leave the global generator alone
+                "maxstd_boundrange": np.inf,  # cma 4.5 fails on it with a single gene; the walls bound the spread anyway
                 "verbose": -9,
             },
         )

@@ -3,35 +3,38 @@
 import multiprocessing
 import random
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from evomm.errors import UsageError
+from evomm.resources import resource
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve, resume
 from evomm.run.store import Store
 from tests import worlds
 
 KILLS = 20
+SHORT = ("search.evaluations=30",)
 
 # Processes start from one that has imported everything, so that a kill hits the run and not the interpreter's start.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["evomm.run.engine", "tests.run.test_kill"])
 
 
-def go(config: Path, folder: Path) -> None:
+def go(config: Path, folder: Path, overrides: Sequence[str]) -> None:
     """What a user does: resume what is there, or start."""
     if (folder / "run.sqlite").exists():
         resume(folder)
     else:
-        evolve(EvolveConfig.load(config, ["search.evaluations=30"]), folder, config.parent)
+        evolve(EvolveConfig.load(config, overrides), folder, config.parent)
 
 
-def start(config: Path, folder: Path) -> BaseProcess:
+def start(config: Path, folder: Path, overrides: Sequence[str] = SHORT) -> BaseProcess:
     """`go` in a process of its own."""
-    process = _CONTEXT.Process(target=go, args=(config, folder))
+    process = _CONTEXT.Process(target=go, args=(config, folder, overrides))
     process.start()
     return process
 
@@ -44,34 +47,45 @@ def content(folder: Path) -> list[object]:
         return [*trials, *looks, (folder / "recipe.yaml").read_bytes()]
 
 
-def undisturbed(config: Path, folder: Path) -> tuple[list[object], float]:
+def undisturbed(config: Path, folder: Path, overrides: Sequence[str] = SHORT) -> tuple[list[object], float]:
     """What a run that nobody disturbs finds, and the seconds it takes once processes start from a warm one."""
-    start(config, folder.with_name("warm-up")).join()
+    start(config, folder.with_name("warm-up"), overrides).join()
     began = time.monotonic()
-    process = start(config, folder)
+    process = start(config, folder, overrides)
     process.join()
     seconds = time.monotonic() - began
     assert process.exitcode == 0
     return content(folder), seconds
 
 
-def test_twenty_kills(tmp_path: Path) -> None:
-    config = worlds.make_fake(tmp_path / "world")
-    expected, seconds = undisturbed(config, tmp_path / "undisturbed")
+def kill_and_resume(config: Path, root: Path, overrides: Sequence[str]) -> None:
+    """Twenty runs, each killed at a random moment and resumed once."""
+    expected, seconds = undisturbed(config, root / "undisturbed", overrides)
     moments = random.Random(0)
     interrupted = 0
     for number in range(KILLS):
-        folder = tmp_path / f"killed-{number}"
-        victim = start(config, folder)
+        folder = root / f"killed-{number}"
+        victim = start(config, folder, overrides)
         victim.join(moments.uniform(0.0, seconds))
         interrupted += victim.is_alive()
         victim.kill()
         victim.join()
-        survivor = start(config, folder)
+        survivor = start(config, folder, overrides)
         survivor.join()
         assert survivor.exitcode == 0
         assert content(folder) == expected
     assert interrupted >= KILLS // 2  # or the test has not tested
+
+
+def test_twenty_kills(tmp_path: Path) -> None:
+    kill_and_resume(worlds.make_fake(tmp_path / "world"), tmp_path, SHORT)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_language_models(tmp_path: Path) -> None:
+    """The same on the shipped models: real generation, real scores."""
+    sizes = ["limits.search=32", "limits.validation=32", "limits.test=32", "search.evaluations=20"]
+    kill_and_resume(resource("configs", "demo-llm.yaml"), tmp_path, sizes)
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Floor 1: reading, writing, finding and fingerprinting model folders."""

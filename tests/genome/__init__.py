@@ -1,0 +1,1 @@
+"""Floor 3: blocks, genes, and vectors to recipes and back."""

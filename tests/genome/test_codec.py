@@ -1,0 +1,78 @@
+"""Vectors to recipes and back: nothing is lost, and a gene reaches the tensors it is named for."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomm.genome.codec import Codec
+from evomm.genome.space import GeneRule, make_space
+from evomm.merge.methods import METHODS, parameters
+from evomm.merge.recipe import Block, Recipe, Source, Value
+
+BLOCKS = (
+    Block(name="layers.0-3", tensors=("model.layers.[0-3].*",)),
+    Block(name="layers.7", tensors=("model.layers.7.*",)),
+    Block(name="rest", tensors=("*",)),
+)
+
+
+def codec(method: str, rules: list[GeneRule] | None = None, fixed: dict[str, Value] | None = None) -> Codec:
+    """A codec for parents ja and math; by default every number of the method is a gene."""
+    on_deltas = METHODS[method].on == "deltas"
+    template = Recipe(
+        method=method,
+        parents={label: Source(model=label) for label in (["base"] if on_deltas else []) + ["ja", "math"]},
+        base="base" if on_deltas else None,
+        parameters=fixed or {},
+    )
+    every = [
+        GeneRule(parameter=spec.name, low=max(spec.range.low, -2.0), high=min(spec.range.high, 2.0), start=0.5)
+        for spec in parameters(method).values()
+        if spec.kind != "switch"
+    ]
+    return Codec(make_space(BLOCKS, template.mixed, method, rules or every), template, BLOCKS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(data=st.data())
+def test_decoding_and_encoding_lose_nothing(method: str, data: st.DataObject) -> None:
+    coder = codec(method)
+    size = len(coder.space.genes)
+    vector = np.array(data.draw(st.lists(st.floats(0, 1), min_size=size, max_size=size)))
+    recipe = coder.decode(vector)
+    np.testing.assert_allclose(coder.encode(recipe), vector, atol=1e-12)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe, "what is searched can be written down, and is valid"
+    assert coder.decode(coder.encode(recipe)).model_dump(exclude={"blocks"}) == recipe.model_dump(exclude={"blocks"})
+
+
+def test_a_gene_reaches_its_block_and_its_parent_only() -> None:
+    coder = codec("task_arithmetic")
+    names = [gene.name for gene in coder.space.genes]
+    start = coder.space.start
+    moved = start.copy()
+    moved[names.index("layers.7/math/weight")] = 1.0
+    before, after = coder.decode(start), coder.decode(moved)
+    assert before.arguments("model.layers.7.x")["weight"] == (0.5, 0.5)
+    assert after.arguments("model.layers.7.x")["weight"] == (0.5, 2.0)
+    for tensor in ("model.layers.2.x", "lm_head"):
+        assert after.arguments(tensor) == before.arguments(tensor)
+
+
+def test_what_has_no_gene_keeps_the_fixed_value() -> None:
+    only = [GeneRule(parameter="weight", low=0, high=2, start=1, parents=("math",), blocks=("layers.7",))]
+    for fixed, ja in ((0.25, 0.25), ({"ja": 0.75, "math": 0.1}, 0.75), (None, 1.0)):
+        values: dict[str, Value] = {"density": 0.5}
+        if fixed is not None:
+            values["weight"] = fixed
+        recipe = codec("ties", only, values).decode(np.array([0.9]))
+        assert recipe.arguments("model.layers.7.x")["weight"] == (ja, 1.8)
+        assert recipe.arguments("model.layers.7.x")["density"] == (0.5, 0.5)
+        assert recipe.arguments("lm_head") == codec("ties", only, values).template.arguments("lm_head")
+
+
+def test_the_template_is_left_alone() -> None:
+    coder = codec("linear", fixed={"weight": {"ja": 1.0, "math": 1.0}})
+    before = coder.template.to_yaml()
+    coder.decode(coder.space.start)
+    assert coder.template.to_yaml() == before
