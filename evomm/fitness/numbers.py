@@ -12,7 +12,8 @@ from fractions import Fraction
 _UNITS = {"百": 100, "千": 1_000, "万": 10_000, "億": 100_000_000, "兆": 1_000_000_000_000}
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?"
 _UNITED = rf"(?:{_PLAIN}[百千万億兆]+)+(?:{_PLAIN})?"
-_NUMBER = re.compile(rf"(?P<sign>-)?(?P<value>{_UNITED}|{_PLAIN})(?:\s?/\s?(?P<below>\d+)(?![\d,.]*\d))?")
+# 14/7=? is a division that is being worked out, not the fraction 14/7.
+_NUMBER = re.compile(rf"(?P<sign>-)?(?P<value>{_UNITED}|{_PLAIN})(?:\s?/\s?(?P<below>\d+)(?![\d,.]*\d|\s*=))?")
 _PIECE = re.compile(rf"(?P<number>{_PLAIN})(?P<units>[百千万億兆]*)")
 _MINUS = str.maketrans({"−": "-", "‐": "-", "–": "-", "﹣": "-", "△": "-", "▲": "-", "、": " ", "⁄": "/", "∕": "/"})
 

@@ -47,6 +47,7 @@ class EvolveConfig(Plain):
     fixed: method parameters that are not searched. genes: those that are. baseline: a searcher that gets the same
     budget, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
     dtype: of the child. device and compute: where and in which dtype candidates are run. batch: prompts at a time.
+    threads: of this process's CPU work, torch's choice when absent; small models are fastest with one.
     """
 
     adapter: str
@@ -65,6 +66,7 @@ class EvolveConfig(Plain):
     device: str = "auto"
     compute: DtypeName = "float32"
     batch: int = Field(default=64, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -134,8 +134,8 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
                 store.append(trial)
             elif trial.vector != tuple(vector):
                 raise DamagedFile(
-                    f"{store.folder}: trial {trial.id} was asked with another vector than now; the run was made by other "
-                    "versions (see its versions with `evomm report`), so it cannot go on exactly"
+                    f"{store.folder}: trial {trial.id} was asked with another vector than now, so the run cannot go on "
+                    f"exactly; {_changed(store)}"
                 )
             trials.append(trial)
             watch.step(trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}", trial.fitness)
@@ -147,6 +147,13 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
     best = sorted((t for t in trials if t.score), key=lambda t: (-t.fitness, t.number))
     few = best[: max(1, setup.config.finalists - len(favourites))]
     return {**{t.id: setup.codec.decode(np.array(t.vector)) for t in few}, **favourites}
+
+
+def _changed(store: Store) -> str:
+    """Which libraries differ from those the run began with."""
+    was = {name: store.fact(f"version/{name}") for name in _VERSIONS}
+    other = [f"{name} {old} (now {version(name)})" for name, old in was.items() if old != version(name)]
+    return f"it was made with {', '.join(other)}: install these" if other else "its store was changed by hand"
 
 
 def _evaluate(setup: Setup, evaluator: Evaluator, name: str, number: int, vector: Vector) -> Trial:

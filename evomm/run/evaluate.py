@@ -45,6 +45,8 @@ class Evaluator:
 
     def _load(self) -> tuple[LoadedModel, Live]:
         config, setup = self._setup.config, self._setup
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)  # of this process; also part of what makes scores repeat to the bit
         folder = setup.folders[setup.codec.template.carrier]
         model = setup.adapter.load(folder, device(config.device), DTYPE_NAMES[config.compute])
         return model, Live(self.engine, model.targets)
