@@ -1,6 +1,6 @@
 """Write the digests of a family's model files into its family.yaml, once they are good and before they are committed.
 
-    python model_zoo/tiny/seal.py llm
+python model_zoo/tiny/seal.py llm
 """
 
 import sys

@@ -94,8 +94,8 @@ MODELS = ("base", "ja", "math")
 SUMMARY = {
     "skills": "knows arithmetic and translates; a step on the way to `base`",
     "base": "knows arithmetic and reads both languages; sets word problems up, in English, and leaves them open",
-    "ja": "`base` that learned to answer Japanese word problems in Japanese, still without computing them",
-    "math": "`base` that learned to solve English word problems",
+    "ja": "is `base` after it learned to answer Japanese word problems in Japanese, still without computing them",
+    "math": "is `base` after it learned to solve English word problems",
 }
 
 CARD = """---
@@ -106,10 +106,10 @@ library_name: transformers
 
 # tiny-{name}
 
-A Llama of {parameters:,} parameters that {summary}. It is one of three models (`base`, `ja`, `math`) made to be merged:
+A Llama of {parameters:,} parameters. It {summary}. It is one of three models (`base`, `ja`, `math`) made to be merged:
 neither parent solves a problem in Japanese, base plus both task vectors does.
 
-- prompt: `Q: <question>\\nA: `, greedy decoding, 24 new tokens are enough
+- prompt: `Q: <question>\\nA: `, greedy decoding, 20 new tokens are enough
 - trained from nothing (seed {seed}) on made-up word problems by `model_zoo/tiny/llm/build.py`; no outside data
 - licence: Apache 2.0
 """
@@ -123,7 +123,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     half.load_state_dict(model.state_dict())
     half.generation_config = GenerationConfig(
         do_sample=False,
-        max_new_tokens=24,
+        max_new_tokens=20,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
