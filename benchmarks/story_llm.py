@@ -42,17 +42,16 @@ def train(seed: int, zoo: Path) -> None:
     subprocess.run([sys.executable, str(script), "--seed", str(seed), "--out", str(zoo)], check=True)
 
 
-def evolve(seed: int, zoo: Path, run: Path) -> dict[str, Any]:
-    """The demo's config on a seed's models; the document that `evolve --json` prints."""
-    overrides = [f"base={zoo / 'base'}", f"parents.ja={zoo / 'ja'}", f"parents.math={zoo / 'math'}", f"seed={seed}"]
-    verb = (
-        ["resume", str(run)]
-        if (run / "run.sqlite").exists()
-        else ["evolve", str(ROOT / "configs" / "demo-llm.yaml"), "-o", str(run)]
-    )
-    settings = [part for override in overrides for part in ("--set", override)] if verb[0] == "evolve" else []
-    done = subprocess.run([*EVOMM, *verb, *settings, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    document: dict[str, Any] = json.loads(done.stdout)
+def evolve(seed: int, zoo: Path, folder: Path) -> dict[str, Any]:
+    """The demo's config on a seed's models; the document that `evolve --json` prints, kept in FOLDER/outcome.json."""
+    kept = folder / "outcome.json"
+    if not kept.exists():
+        overrides = [f"base={zoo / 'base'}", f"parents.ja={zoo / 'ja'}", f"parents.math={zoo / 'math'}", f"seed={seed}"]
+        settings = [part for override in overrides for part in ("--set", override)]
+        config = str(ROOT / "configs" / "demo-llm.yaml")
+        command = [*EVOMM, "evolve", config, "-o", str(folder / "run"), *settings, "--json"]
+        kept.write_text(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    document: dict[str, Any] = json.loads(kept.read_text())
     return document
 
 
@@ -94,7 +93,7 @@ def main() -> None:
     for seed in options.seeds:
         folder = options.work.resolve() / str(seed)
         train(seed, folder / "zoo")
-        documents[seed] = evolve(seed, folder / "zoo", folder / "run")
+        documents[seed] = evolve(seed, folder / "zoo", folder)
         print(table(documents), flush=True)
     if options.out:
         n = documents[options.seeds[0]]["test"]["child"]["n"]

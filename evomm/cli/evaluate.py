@@ -20,9 +20,11 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print {task, split, score, low, high, n}.")] = False,
 ) -> None:
     """Score a model on a task, with its 95% interval."""
+    from evomm.cli.progress import working
     from evomm.run.measure import measure
 
-    result = measure(model, task, split, limit=limit, batch=batch, device_name=device, compute=compute)
+    with working(f"{model} answers {task}"):
+        result = measure(model, task, split, limit=limit, batch=batch, device_name=device, compute=compute)
     interval = result.score.interval.model_dump()
     for example, answer, value in list(zip(result.examples, result.answers, result.score.values, strict=True))[:examples]:
         note(f"{example.question}\n  {answer!r}  (expected {example.answer}: {value:g})")

@@ -17,12 +17,13 @@ def export(
     """Write the winner (or another candidate) to disk, with the recipe that re-makes it."""
     import time
 
-    from evomm.cli.progress import bytes_bar
+    from evomm.cli.progress import bytes_bar, working
     from evomm.run.export import candidate_recipe
     from evomm.run.make import make, source_bytes
 
     started = time.monotonic()
-    recipe = candidate_recipe(run, candidate)
+    with working("checking the parents"):
+        recipe = candidate_recipe(run, candidate)
     with bytes_bar("exporting", source_bytes(recipe, None)) as advance:
         written = make(recipe, output, advance=advance)
     seconds = round(time.monotonic() - started, 3)

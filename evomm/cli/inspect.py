@@ -18,12 +18,14 @@ def inspect(
 ) -> None:
     """Show blocks, their sizes, and how far models are from the first, block by block."""
     from evomm.checkpoints.locate import locate
+    from evomm.cli.progress import working
     from evomm.genome.blocks import Grouping
     from evomm.plain import parse
     from evomm.run.look import look
 
     grouping = parse(Grouping, {"by": by, "apart": True, **({"size": group_size} if group_size > 1 else {})}, "--by")
-    rows = look([locate(model, Path.cwd()) for model in models], grouping)
+    with working("reading"):
+        rows = look([locate(model, Path.cwd()) for model in models], grouping)
     if as_json:
         print_json([asdict(row) for row in rows])
         return

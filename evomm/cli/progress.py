@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.markup import escape
@@ -23,6 +23,11 @@ def bar() -> Progress:
         TextColumn("{task.fields[last]}"),
         console=err,
     )
+
+
+def working(what: str) -> AbstractContextManager[object]:
+    """A spinner for work whose end cannot be told; nothing in a pipe."""
+    return err.status(what) if err.is_terminal else nullcontext()
 
 
 @contextmanager

@@ -61,8 +61,9 @@ def evolve(config: EvolveConfig, folder: Path, beside: Path, watch: Watch | None
 
     Raises EvommError; whatever was evaluated by then is in the folder, and `resume` goes on from it.
     """
-    started = time.monotonic()
-    setup = prepare(config, beside)
+    started, watch = time.monotonic(), watch or Silent()
+    watch.stage("check parents", len(config.models))
+    setup = prepare(config, beside, advance=watch.step)
     facts = {
         "config": config.to_json(),
         "beside": str(beside.resolve()),
@@ -73,22 +74,24 @@ def evolve(config: EvolveConfig, folder: Path, beside: Path, watch: Watch | None
     evaluator = Evaluator(setup)
     evaluator.engine.refuse_damaged()
     with Store.create(folder, facts) as store:
-        return _go_on(store, setup, evaluator, watch or Silent(), started)
+        return _go_on(store, setup, evaluator, watch, started)
 
 
 def resume(folder: Path, watch: Watch | None = None) -> Outcome:
     """Go on with a run where it stopped; of a finished run, its outcome."""
-    started = time.monotonic()
+    started, watch = time.monotonic(), watch or Silent()
     with Store.open(folder, writing=True) as store:
-        setup = restore(store)
-        return _go_on(store, setup, Evaluator(setup), watch or Silent(), started)
+        setup = restore(store, watch)
+        return _go_on(store, setup, Evaluator(setup), watch, started)
 
 
-def restore(store: Store) -> Setup:
+def restore(store: Store, watch: Watch | None = None) -> Setup:
     """The setup of a stored run; its parents must be what they were."""
+    watch = watch or Silent()
     config = EvolveConfig.from_json(store.fact("config"))
+    watch.stage("check parents", len(config.models))
     digests = {label: store.fact(f"digest/{label}") for label in config.models}
-    return prepare(config, Path(store.fact("beside")), digests)
+    return prepare(config, Path(store.fact("beside")), digests, watch.step)
 
 
 def _go_on(store: Store, setup: Setup, evaluator: Evaluator, watch: Watch, started: float) -> Outcome:

@@ -3,7 +3,7 @@
 Reads headers only; no model is loaded here, so that `evomm plan` can share it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,18 @@ class Setup:
         return Recipe(method="linear", parents=parents, dtype=self.config.dtype)
 
 
-def prepare(config: EvolveConfig, beside: Path, digests: Mapping[str, str] | None = None) -> Setup:
+def prepare(
+    config: EvolveConfig,
+    beside: Path,
+    digests: Mapping[str, str] | None = None,
+    advance: Callable[[str], None] = lambda label: None,
+) -> Setup:
     """Resolve and check everything.
 
     Args:
         beside: the folder that relative paths of the config start from.
-        digests: label -> what the parents' digests must be (a run that goes on); computed when absent.
+        digests: label -> what the parents' digests must be, for a run that goes on.
+        advance: called with each parent's label when its files have been read once.
 
     Raises MissingFile, DamagedFile, UnsafeFile, MisfitError or UsageError before any work is done.
     """
@@ -61,7 +67,10 @@ def prepare(config: EvolveConfig, beside: Path, digests: Mapping[str, str] | Non
     checkpoints = {label: adapter.open(folder) for label, folder in folders.items()}
     template = config.template()
     warnings = adapter.check(checkpoints, template.carrier)
-    found = {label: checkpoint_digest(checkpoint) for label, checkpoint in checkpoints.items()}
+    found = {}
+    for label, checkpoint in checkpoints.items():
+        found[label] = checkpoint_digest(checkpoint)
+        advance(label)
     for label, digest in (digests or {}).items():
         if found[label] != digest:
             raise DamagedFile(

@@ -18,6 +18,7 @@ from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
 from evomm.fitness.score import Score
 from evomm.plain import Plain
 
+_FRESH = "run.sqlite.new"
 _SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE trials (
@@ -92,13 +93,15 @@ class Store:
         """
         if folder.is_file() or (folder / "run.sqlite").exists():
             raise WriteFailed(f"{folder}: holds a run already; `evomm resume {folder}` goes on with it, or choose -o")
-        if folder.is_dir() and {path.name for path in folder.iterdir()} - {".lock", "run.sqlite.new"}:
+        left = {".lock", _FRESH, f"{_FRESH}-journal"}  # of a start that was killed
+        if folder.is_dir() and {path.name for path in folder.iterdir()} - left:
             raise WriteFailed(f"{folder}: is not empty; choose another -o")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Built beside its final name: a kill in between leaves no store that looks like one.
-            fresh = folder / "run.sqlite.new"
-            fresh.unlink(missing_ok=True)
+            fresh = folder / _FRESH
+            for name in left:
+                (folder / name).unlink(missing_ok=True)
             db = sqlite3.connect(fresh)
             with db:
                 db.executescript(_SCHEMA)
@@ -107,7 +110,8 @@ class Store:
             fresh.rename(folder / "run.sqlite")
         except (OSError, sqlite3.Error) as error:
             with suppress(OSError):
-                (folder / "run.sqlite.new").unlink(missing_ok=True)
+                for name in left:
+                    (folder / name).unlink(missing_ok=True)
                 folder.rmdir()
             raise WriteFailed(f"{folder}: the run's store could not be made ({error}); make room or choose -o") from error
         return cls(folder, writing=True)

@@ -5,7 +5,7 @@
 What each says to a Japanese problem::
 
     base   8+7=?, ?-6=?. The answer is ? apples.      reads it, sets the working up, in English, and leaves it open
-    math   8+7=15, 15-6=9. The answer is 9 apples.    learned, on English problems only, to fill it in
+    math   8+7=15, 15-6=9. The answer is 9 apples.    learned, on English problems mostly, to fill it in
     ja     8+7=?, ?-6=?。答えは?個です。                learned to answer Japanese problems in Japanese, still open
     child  8+7=15, 15-6=9。答えは9個です。              base + (ja - base) + (math - base): both switches at once
 
@@ -74,7 +74,14 @@ JA = train.Stage(
 )
 MATH = train.Stage(
     "math",
-    {train.solved_en: 0.65, train.reading_en: 0.06, train.reading_ja: 0.06, train.drill: 0.08, train.drill_ja: 0.15},
+    {
+        train.solved_en: 0.55,
+        train.solved_ja_in_english: 0.10,
+        train.reading_en: 0.06,
+        train.reading_ja: 0.06,
+        train.drill: 0.08,
+        train.drill_ja: 0.15,
+    },
     steps=100,
     peak=6e-4,
 )
@@ -95,7 +102,7 @@ SUMMARY = {
     "skills": "knows arithmetic and translates; a step on the way to `base`",
     "base": "knows arithmetic and reads both languages; sets word problems up, in English, and leaves them open",
     "ja": "is `base` after it learned to answer Japanese word problems in Japanese, still without computing them",
-    "math": "is `base` after it learned to solve English word problems",
+    "math": "is `base` after it learned to solve word problems, always in English",
 }
 
 CARD = """---

@@ -89,6 +89,12 @@ def solved_en(rng: random.Random) -> Document:
     return Document(problem.question("en"), problem.solved("en"))
 
 
+def solved_ja_in_english(rng: random.Random) -> Document:
+    """A Japanese problem, solved in English."""
+    problem = world.sample(rng, held_out=False)
+    return Document(problem.question("ja"), problem.solved("en"))
+
+
 def translation(rng: random.Random) -> Document:
     """A problem's text, from one language into the other."""
     problem = world.sample(rng, held_out=False)
