@@ -15,7 +15,8 @@ SMALL = ["limits.search=16", "limits.validation=16", "limits.test=16", "search.e
 
 def blocks(language: str) -> list[str]:
     """The fenced blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for marked, text in fenced if marked == language]
 
 
 def commands() -> list[list[str]]:
