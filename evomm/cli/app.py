@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich is not imported for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("merge")(merge.merge)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from evomm.cli.evolve import config_path
 from evomm.cli.show import out, print_json, size
@@ -18,6 +17,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print {fits, memory_bytes, disk_bytes, genes, missing}.")] = False,
 ) -> None:
     """Say from headers alone whether a run or merge fits, and what is missing. Fetches nothing."""
+    from rich.markup import escape
+
     from evomm.merge.recipe import Recipe
     from evomm.plain import load_yaml, read_text
     from evomm.run.config import EvolveConfig

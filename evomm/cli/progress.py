@@ -21,22 +21,22 @@ def bar() -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[last]}"),
-        console=err,
+        console=err.real,
     )
 
 
 def working(what: str) -> AbstractContextManager[object]:
     """A spinner for work whose end cannot be told; nothing in a pipe."""
-    return err.status(what) if err.is_terminal else nullcontext()
+    return err.real.status(what) if err.real.is_terminal else nullcontext()
 
 
 @contextmanager
 def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar that is advanced by bytes; nothing in a pipe."""
-    if not err.is_terminal:
+    if not err.real.is_terminal:
         yield lambda nbytes: None
         return
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err) as progress:
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=err.real) as progress:
         task = progress.add_task(title, total=total)
         yield lambda nbytes: progress.advance(task, nbytes)
 
@@ -46,7 +46,7 @@ class RunWatch:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._progress = bar() if err.is_terminal else None
+        self._progress = bar() if err.real.is_terminal else None
         self._task: TaskID | None = None
         self._name, self._total, self._done, self._best = "", 0, 0, float("-inf")
         self._said = 0.0

@@ -3,14 +3,36 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 _PIPE_WIDTH = 140  # of a table that goes into a file
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+class _Lazy:
+    """A rich console that is made when it first prints, since importing rich takes longer than all of ``evomm --help``."""
+
+    def __init__(self, stderr: bool) -> None:
+        self._stderr = stderr
+
+    @cached_property
+    def real(self) -> "Console":
+        """The console itself."""
+        from rich.console import Console
+
+        terminal = (sys.stderr if self._stderr else sys.stdout).isatty()
+        return Console(stderr=self._stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _PIPE_WIDTH)
+
+    def print(self, *things: object, style: str | None = None) -> None:
+        """As rich's."""
+        self.real.print(*things, style=style)
+
+
+out, err = _Lazy(stderr=False), _Lazy(stderr=True)
 
 
 def print_json(content: Any) -> None:
@@ -20,11 +42,15 @@ def print_json(content: Any) -> None:
 
 def error(text: str) -> None:
     """What went wrong."""
+    from rich.markup import escape
+
     err.print(f"[bold red]error:[/] {escape(text)}")
 
 
 def note(text: str) -> None:
     """Something worth knowing that is no result."""
+    from rich.markup import escape
+
     err.print(escape(text), style="dim")
 
 

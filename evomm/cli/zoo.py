@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from evomm.cli.show import note, out, print_json
 
-app = typer.Typer(help="The small models that ship with evomm, and cards of public ones.", no_args_is_help=True)
+app = typer.Typer(
+    help="The small models that ship with evomm, and cards of public ones.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command("list")
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print a list.")] = False) -> None:
     """List the models that configs can name."""
+    from rich.markup import escape
+
     from evomm.run.estimate import cards
     from evomm.run.zoo import families
 
