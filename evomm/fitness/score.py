@@ -55,7 +55,8 @@ def interval(values: Sequence[float]) -> Interval:
         centre = mean + Z95**2 / (2 * n)
         half = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n**2))
         scale = 1 + Z95**2 / n
-        return Interval(score=mean, low=max(0.0, (centre - half) / scale), high=min(1.0, (centre + half) / scale), n=n)
+        low, high = (centre - half) / scale, (centre + half) / scale
+        return Interval(score=mean, low=min(mean, max(0.0, low)), high=max(mean, min(1.0, high)), n=n)  # rounding aside
     return _normal(values)
 
 
