@@ -61,7 +61,8 @@ class LLMAdapter(Adapter):
         checkpoint = Checkpoint(folder)
         config = _config(checkpoint)
         skeleton = _skeleton(config)
-        for alias, original in _tied(skeleton, config).items():
+        tied = _tied(skeleton, config)
+        for alias, original in tied.items():
             if alias in checkpoint.infos and original in checkpoint.infos:
                 if not torch.equal(checkpoint.read(alias), checkpoint.read(original)):
                     raise DamagedFile(
@@ -69,7 +70,7 @@ class LLMAdapter(Adapter):
                         "set tie_word_embeddings to false if they are meant to differ"
                     )
                 del checkpoint.infos[alias]
-        _refuse_contradiction(folder, checkpoint.infos, skeleton)
+        _refuse_contradiction(folder, checkpoint.infos, skeleton, tied)
         return checkpoint
 
     def blocks(self, checkpoint: Checkpoint) -> Mapping[str, Place]:
@@ -192,8 +193,9 @@ def _tied(skeleton: Any, config: Any) -> Mapping[str, str]:
     return dict(keys) if isinstance(keys, Mapping) and config.get_text_config().tie_word_embeddings else {}
 
 
-def _refuse_contradiction(folder: Path, infos: Mapping[str, TensorInfo], skeleton: Any) -> None:
+def _refuse_contradiction(folder: Path, infos: Mapping[str, TensorInfo], skeleton: Any, tied: Mapping[str, str]) -> None:
     """Compare the files with what the config's class expects; tensors that it does not know of are left alone."""
+    optional = {*tied, *(name for name, _ in skeleton.named_buffers())}  # repeated, or computed by the class itself
     state = revert_weight_conversion(skeleton, dict(skeleton.state_dict()))
     prefix = f"{skeleton.base_model_prefix}."
     for name, tensor in state.items():
@@ -204,8 +206,15 @@ def _refuse_contradiction(folder: Path, infos: Mapping[str, TensorInfo], skeleto
                 f"{list(found.shape)}; the config is of another model"
             )
     known = {name.removeprefix(prefix) for name in state}
-    if not known & {name.removeprefix(prefix) for name in infos}:
+    here = {name.removeprefix(prefix) for name in infos}
+    if not known & here:
         raise DamagedFile(f"{folder}: none of the tensors that config.json's model needs are in the files")
+    lost = sorted(known - here - {name.removeprefix(prefix) for name in optional})
+    if lost and here <= known:  # names of an older layout are transformers' to convert, and not lost
+        raise DamagedFile(
+            f"{folder}: config.json's model needs {len(lost)} tensor(s) that no file holds, the first is '{lost[0]}'; "
+            "copy the model again"
+        )
 
 
 def _layer_prefix(names: Iterable[str]) -> str:

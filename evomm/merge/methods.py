@@ -56,9 +56,7 @@ class Whole(Protocol):
 
 def linear(parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = True) -> Tensor:
     """Weighted mean (or, not normalized, weighted sum) of the parents. Model soups, arXiv 2203.05482."""
-    total = sum(weight) if normalize else 1.0
-    scale = 1.0 / total if abs(total) > 1e-8 else 1.0
-    return _weighted_sum(parents, [w * scale for w in weight])  # Σ_p w_p θ_p / Σ_p w_p
+    return _mix(parents, weight, normalize)
 
 
 def slerp(parents: Sequence[Tensor], whole: Whole, *, t: Fraction = 0.5) -> Tensor:
@@ -187,6 +185,7 @@ def _weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float]) -> Tensor
 
 
 def _mix(deltas: Sequence[Tensor], weight: Sequence[float], normalize: bool) -> Tensor:
+    """Σ_p w_p x_p; normalized: over Σ_p w_p, unless that is 0."""
     total = sum(weight) if normalize else 1.0
     scale = 1.0 / total if abs(total) > 1e-8 else 1.0
     return _weighted_sum(deltas, [w * scale for w in weight])

@@ -158,6 +158,18 @@ def test_a_config_that_contradicts_the_tensors(tmp_path: Path) -> None:
         LLMAdapter().open(folder)
 
 
+def test_a_layer_that_no_file_holds(tmp_path: Path) -> None:
+    """transformers would fill it with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    folder = parents(FAMILIES["llama, untied"], tmp_path)["a"]
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.layers.1.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedFile, match=r"needs 9 tensor\(s\) that no file holds"):
+        LLMAdapter().open(folder)
+
+
 def test_heads_that_differ_are_refused_and_rope_is_told(tmp_path: Path) -> None:
     """Same shapes, other meaning."""
     adapter = LLMAdapter()
