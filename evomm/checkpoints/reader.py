@@ -55,16 +55,28 @@ class TensorInfo:
         return self.numel * self.dtype.itemsize
 
 
+class Flat(Protocol):
+    """A tensor's elements in a row, read piece by piece; a one-dimensional tensor is one, a computed tensor another."""
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """Elements ``start:stop``, one-dimensional; the caller must not write into them."""
+        ...
+
+
 class TensorReader(Protocol):
-    """Anything tensors can be read from: a folder, a view of one with other names, a dict in memory."""
+    """Anything tensors can be read from: a folder, one with a LoRA on top, a view with other names, a dict in memory."""
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
         """Name -> dtype and shape of every tensor."""
         ...
 
+    def flat(self, name: str) -> Flat:
+        """The tensor's elements in a row, made when asked for."""
+        ...
+
     def read(self, name: str) -> Tensor:
-        """The tensor; the caller must not write into it."""
+        """The whole tensor; the caller must not write into it."""
         ...
 
 
@@ -74,6 +86,10 @@ class MemoryReader:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self.infos = {name: TensorInfo(t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+
+    def flat(self, name: str) -> Flat:
+        """The tensor's elements in a row."""
+        return self._tensors[name].reshape(-1)
 
     def read(self, name: str) -> Tensor:
         """The tensor of that name."""
@@ -105,6 +121,10 @@ class Checkpoint:
                 self._handles[name] = handle
                 self.infos[name] = _info(handle, name, file)
         self._check_index()
+
+    def flat(self, name: str) -> Flat:
+        """The tensor's elements in a row, memory-mapped."""
+        return self.read(name).reshape(-1)
 
     def read(self, name: str) -> Tensor:
         """The tensor, memory-mapped; shape and dtype as in ``infos[name]``."""
