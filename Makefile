@@ -28,14 +28,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Speed and memory, as ratios.
+# Speed and memory beside mergekit (in an environment of its own, made on first use) and the floor, as ratios.
 bench: setup
-	$(BIN)/python -m benchmarks.merge_memory
+	$(BIN)/python -m benchmarks.merge --out docs/results/merge.md
 
 # Everything, the slow checks included.
 full: check setup
 	$(BIN)/pytest
-	$(BIN)/python -m benchmarks.merge_memory
+	$(BIN)/python -m benchmarks.merge --no-peer --repeats 1
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-mergekit .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
