@@ -135,7 +135,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """``config.json`` as a dict; empty when there is none."""
         path = self.folder / "config.json"
-        return _read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @property
     def nbytes(self) -> int:
@@ -195,6 +195,15 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors file, memory-mapped; the caller must not write into them."""
+    handle = _open_file(path)
+    names = list(handle.keys())
+    for name in names:
+        _info(handle, name, path)
+    return {name: handle.get_tensor(name) for name in names}
+
+
 def _open_file(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
@@ -213,7 +222,7 @@ def _info(handle: Any, name: str, file: Path) -> TensorInfo:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    content = _read_json(index, unique=True)
+    content = read_json(index, unique=True)
     weights = content.get("weight_map")
     if isinstance(weights, dict) and not weights:
         raise DamagedFile(f"{index}: names no tensors; copy the model again")
@@ -222,7 +231,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weights
 
 
-def _read_json(path: Path, unique: bool = False) -> dict[str, Any]:
+def read_json(path: Path, unique: bool = False) -> dict[str, Any]:
+    """A JSON object from a file; DamagedFile when it is none, or when a key stands twice and must be unique."""
+
     def pairs(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key, value in items:

@@ -57,15 +57,19 @@ class CheckpointWriter:
         out: the folder to make; must not exist, or be empty.
         infos: every tensor that will be written, in file order.
         shard_bytes: largest shard.
+        single: the file's name when one shard is enough.
 
     Raises WriteFailed when the target is taken, the disk is full, or a tensor is missing at the end.
     """
 
-    def __init__(self, out: str | Path, infos: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, out: str | Path, infos: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES, single: str = SINGLE
+    ) -> None:
         self.out = Path(out).resolve() if Path(out).is_dir() else Path(out)  # through a link to an empty folder
         self.partial = self.out.parent / f".{self.out.name}.partial"
         self._shards = _split(infos, shard_bytes)
         self._infos = infos
+        self._single = single
         self._slots: dict[str, _Slot] = {}
         self._fds: list[int] = []
         self._written: set[str] = set()
@@ -140,7 +144,7 @@ class CheckpointWriter:
 
     def _file_name(self, number: int) -> str:
         count = len(self._shards)
-        return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        return self._single if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
     def _lock(self) -> None:
         """Take the partial folder: what a killed write left there is cleared, a living one is respected."""
