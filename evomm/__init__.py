@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from evomm.genome.space import GeneRule, Space
     from evomm.merge.apply import apply
     from evomm.merge.live import Live
-    from evomm.merge.methods import METHODS
     from evomm.merge.recipe import Recipe
+    from evomm.merge.table import METHODS
     from evomm.run.config import EvolveConfig
     from evomm.run.engine import evolve, resume
     from evomm.run.outcome import Outcome
@@ -43,7 +43,7 @@ _HOMES = {
     "Grouping": "genome.blocks",
     "Interval": "fitness.score",
     "Live": "merge.live",
-    "METHODS": "merge.methods",
+    "METHODS": "merge.table",
     "MemoryReader": "checkpoints.reader",
     "Outcome": "run.outcome",
     "Recipe": "merge.recipe",

@@ -1,32 +1,60 @@
 """The contract of every adapter.
 
 adapter = ADAPTERS["llm"]()
-readers = {label: adapter.open(folder) for label, folder in parents.items()}
-warnings = adapter.check(readers, reference="base")     # MisfitError when they don't fit
-places = adapter.blocks(readers["base"])                # headers only
+models = {label: adapter.open(folder) for label, folder in parents.items()}
+warnings = adapter.check(models, reference="base")      # MisfitError when they don't fit
+places = adapter.blocks(models["base"])                 # headers only
 model = adapter.load(folders["base"], "cpu", torch.float32)
-Live(Engine(readers), model.targets).write(recipe)
+Live(Engine(models), model.targets).write(recipe)
 answers = adapter.generate(model, prompts, Generation(max_new_tokens=32))
-adapter.save(recipe, readers, out)
+adapter.save(recipe, models, out)
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomm.checkpoints.reader import Checkpoint
+from evomm.adapters.child import write_files
+from evomm.adapters.vocabulary import AlignedReader, Alignment, align
+from evomm.checkpoints.reader import Checkpoint, TensorReader
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
+from evomm.errors import UsageError
 from evomm.genome.blocks import Place
 from evomm.merge.apply import Written, apply
+from evomm.merge.engine import Engine
 from evomm.merge.recipe import Recipe
 from evomm.plain import Plain
+
+
+class Model(TensorReader, Protocol):
+    """A parent as adapters see it: tensors, and the folder that config and tokenizer are in."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Its ``config.json``."""
+        ...
+
+
+class View:
+    """A model whose tensors are read in another way: with a LoRA on top, or with rows in another order."""
+
+    def __init__(self, model: Model, reader: TensorReader) -> None:
+        self.folder = model.folder
+        self.config = model.config
+        self.infos = reader.infos
+        self.flat = reader.flat
+        self.read = reader.read
 
 
 @dataclass(frozen=True)
@@ -62,12 +90,19 @@ class Adapter(ABC):
         return Checkpoint(folder)
 
     @abstractmethod
-    def blocks(self, checkpoint: Checkpoint) -> Mapping[str, Place]:
+    def blocks(self, model: Model) -> Mapping[str, Place]:
         """Where each tensor stands: its layer and component."""
 
+    def vocabulary(self, model: Model) -> Mapping[str, int]:
+        """Tensor name -> dimension that counts tokens, for kinds of models that have tokens."""
+        return {}
+
     @abstractmethod
-    def check(self, checkpoints: Mapping[str, Checkpoint], reference: str) -> Sequence[str]:
-        """Raise MisfitError unless the parents can be merged, tensor by tensor; returns what is odd but allowed."""
+    def check(self, models: Mapping[str, Model], reference: str, stacked: bool = False) -> Sequence[str]:
+        """Raise MisfitError unless the parents can be merged, tensor by tensor; returns what is odd but allowed.
+
+        stacked: layers are taken from here and there, so that the number of layers may differ.
+        """
 
     @abstractmethod
     def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
@@ -77,22 +112,44 @@ class Adapter(ABC):
     def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
         """One answer per prompt, in the order of the prompts."""
 
+    def layers(self, models: Mapping[str, Model]) -> dict[str, dict[str, int | None]]:
+        """Label -> tensor name -> number of its layer."""
+        return {label: {n: place.layer for n, place in self.blocks(model).items()} for label, model in models.items()}
+
+    def aligned(self, recipe: Recipe, models: Mapping[str, Model]) -> tuple[Mapping[str, Model], Alignment | None]:
+        """The parents with the rows of their embeddings in the order of the recipe's vocabulary."""
+        if recipe.vocabulary is None:
+            return models, None
+        names = {label: self.vocabulary(model) for label, model in models.items()}
+        without = [label for label, found in names.items() if not found]
+        if without:
+            raise UsageError(f"'{without[0]}' has no tensors with a row for each token, so its vocabulary can't be aligned")
+        sizes = {label: models[label].infos[next(iter(found))].shape[0] for label, found in names.items()}
+        folders = {label: model.folder for label, model in models.items()}
+        alignment = align(recipe.vocabulary, folders, sizes, recipe.base)
+        views = {
+            label: model
+            if alignment.identity(label)
+            else View(model, AlignedReader(label, models, alignment, recipe.vocabulary, names[label]))
+            for label, model in models.items()
+        }
+        return views, alignment
+
     def save(
         self,
         recipe: Recipe,
-        checkpoints: Mapping[str, Checkpoint],
+        models: Mapping[str, Model],
         out: Path,
         *,
+        engine: Engine | None = None,
+        alignment: Alignment | None = None,
         advance: Callable[[int], None] = lambda nbytes: None,
         shard_bytes: int = SHARD_BYTES,
     ) -> Written:
         """Stream the recipe's child to a folder that loads like its parents."""
-        carrier = checkpoints[recipe.carrier]
 
         def finish(writer: CheckpointWriter) -> None:
-            writer.carry(carrier.folder)
-            if carrier.config and recipe.dtype:
-                config = {key: value for key, value in carrier.config.items() if key != "torch_dtype"}
-                writer.text("config.json", json.dumps({**config, "dtype": recipe.dtype}, indent=2) + "\n")
+            write_files(writer, recipe, {label: (model.folder, model.config) for label, model in models.items()}, alignment)
 
-        return apply(recipe, checkpoints, out, finish=finish, advance=advance, shard_bytes=shard_bytes)
+        layers = self.layers(models) if recipe.slices else None
+        return apply(recipe, models, out, layers=layers, engine=engine, finish=finish, advance=advance, shard_bytes=shard_bytes)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from evomm.adapters.base import Adapter, Generation, LoadedModel
+from evomm.adapters.base import Adapter, Generation, LoadedModel, Model
 from evomm.checkpoints.reader import Checkpoint
 from evomm.genome.blocks import Place
-from evomm.merge.engine import refuse_misfits
+from evomm.merge.plan import refuse_misfits
 
 
 class FakeAdapter(Adapter):
@@ -29,13 +29,14 @@ class FakeAdapter(Adapter):
         """By its model type."""
         return config.get("model_type") == "evomm-fake"
 
-    def blocks(self, checkpoint: Checkpoint) -> Mapping[str, Place]:
+    def blocks(self, model: Model) -> Mapping[str, Place]:
         """One layer per vector."""
-        return {name: Place(int(name.split(".")[1]), "mlp") for name in checkpoint.infos}
+        return {name: Place(int(name.split(".")[1]), "mlp") for name in model.infos}
 
-    def check(self, checkpoints: Mapping[str, Checkpoint], reference: str) -> Sequence[str]:
+    def check(self, models: Mapping[str, Model], reference: str, stacked: bool = False) -> Sequence[str]:
         """Names and shapes must agree."""
-        refuse_misfits({label: c.infos for label, c in checkpoints.items()}, reference)
+        if not stacked:
+            refuse_misfits({label: model.infos for label, model in models.items()}, reference)
         return ()
 
     def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:

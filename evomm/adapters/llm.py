@@ -1,8 +1,7 @@
 """Language models: any decoder that transformers' AutoModelForCausalLM knows.
 
-Nothing here is a table of architectures. Layers and components are found from tensor names, what is tied or expected
-from the class that the config names, and checkpoint names that transformers stores otherwise in memory (experts fused
-into one tensor) through transformers' own conversion, run backwards on views.
+Nothing here is a table of architectures. Layers and components are found from tensor names; what config.json says is
+compared with the tensors where the names are common ones, and in full when the model is loaded (`llm_model`).
 """
 
 import re
@@ -12,23 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import logging as transformers_logging
 
-from evomm.adapters.base import Adapter, Generation, LoadedModel
+from evomm.adapters.base import Adapter, Generation, LoadedModel, Model
 from evomm.checkpoints.digest import file_digest
 from evomm.checkpoints.reader import Checkpoint, TensorInfo
-from evomm.errors import DamagedFile, MisfitError, UnsafeFile
+from evomm.errors import DamagedFile, MisfitError
 from evomm.genome.blocks import Place
-from evomm.merge.engine import refuse_misfits
+from evomm.merge.plan import refuse_misfits
 
 _NORM = re.compile(r"norm|(^|_)ln($|_|\d)", re.I)
 _ATTENTION = re.compile(r"attn|attention", re.I)
 _MLP = re.compile(r"mlp|ffn|feed_?forward|moe|expert|^fc\d|^w\d$|dense_h_to_4h|dense_4h_to_h", re.I)
 _EMBEDDINGS = re.compile(r"embed|(^|\.)w[tp]e(\.|$)", re.I)
+_TOKENS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)(\.|$)")
 
 # Config values that change what the same weights compute. The first group makes a merge meaningless, the second odd.
@@ -41,6 +36,9 @@ _MUST_AGREE = (
     "tie_word_embeddings",
 )
 _SHOULD_AGREE = ("rope_theta", "rope_parameters", "rms_norm_eps", "layer_norm_eps", "sliding_window", "eos_token_id")
+_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")  # the number of layers, as families call it
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_PLAIN_ATTENTION = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "granite"}
 
 
 class LLMAdapter(Adapter):
@@ -56,39 +54,42 @@ class LLMAdapter(Adapter):
     def open(self, folder: Path) -> Checkpoint:
         """The tensors; a stored copy of a tied head is left out, since the model has only the embeddings.
 
-        Raises DamagedFile when config.json is absent, names no known decoder, or contradicts the tensors.
+        Raises DamagedFile when config.json is absent or contradicts the tensors.
         """
         checkpoint = Checkpoint(folder)
-        config = _config(checkpoint)
-        skeleton = _skeleton(config)
-        tied = _tied(skeleton, config)
-        for alias, original in tied.items():
-            if alias in checkpoint.infos and original in checkpoint.infos:
-                if not torch.equal(checkpoint.read(alias), checkpoint.read(original)):
-                    raise DamagedFile(
-                        f"{folder}: config.json ties '{alias}' to '{original}', but the files hold two different tensors; "
-                        "set tie_word_embeddings to false if they are meant to differ"
-                    )
-                del checkpoint.infos[alias]
-        _refuse_contradiction(folder, checkpoint.infos, skeleton, tied)
+        if not checkpoint.config:
+            raise DamagedFile(f"{folder}: no config.json; copy it along with the weights")
+        _untie(checkpoint)
+        _refuse_contradiction(checkpoint)
         return checkpoint
 
-    def blocks(self, checkpoint: Checkpoint) -> Mapping[str, Place]:
+    def blocks(self, model: Model) -> Mapping[str, Place]:
         """Layer number and component of each tensor, from its name."""
-        prefix = _layer_prefix(checkpoint.infos)
-        return {name: _place(name, prefix) for name in checkpoint.infos}
+        prefix = _layer_prefix(model.infos)
+        return {name: _place(name, prefix) for name in model.infos}
 
-    def check(self, checkpoints: Mapping[str, Checkpoint], reference: str) -> Sequence[str]:
+    def vocabulary(self, model: Model) -> Mapping[str, int]:
+        """Embeddings and head have a row for each token; a head's bias an element."""
+        rows = {info.shape[0] for name, info in model.infos.items() if _TOKENS.search(name)}
+        places = self.blocks(model)
+        return {
+            name: 0
+            for name, info in model.infos.items()
+            if places[name].component in {"embeddings", "head"} and info.shape and info.shape[0] in rows
+        }
+
+    def check(self, models: Mapping[str, Model], reference: str, stacked: bool = False) -> Sequence[str]:
         """Same kind of model, same tensors, same shapes; differing tokenizers and rotary settings are told."""
-        expected = checkpoints[reference]
-        others = {label: c for label, c in checkpoints.items() if label != reference}
+        expected = models[reference]
+        others = {label: model for label, model in models.items() if label != reference}
         for label, other in others.items():
             for key, ours, theirs in _differences(expected.config, other.config, _MUST_AGREE):
                 raise MisfitError(
                     f"'{label}' does not fit '{reference}': {key} is {theirs!r}, expected {ours!r}; "
                     "merge models of one architecture"
                 )
-        refuse_misfits({label: c.infos for label, c in checkpoints.items()}, reference)
+        if not stacked:
+            refuse_misfits({label: model.infos for label, model in models.items()}, reference)
         odd = [
             f"'{label}' has {key} {theirs!r}, '{reference}' has {ours!r}; the child gets one of them"
             for label, other in others.items()
@@ -98,123 +99,84 @@ class LLMAdapter(Adapter):
 
     def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
         """The model in evaluation mode and its tokenizer, padded on the left."""
-        transformers_logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-        model = model.to(device).eval().requires_grad_(False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return LoadedModel(targets(model), (model, tokenizer))
+        from evomm.adapters import llm_model
 
-    @torch.inference_mode()
+        return llm_model.load(folder, device, dtype)
+
     def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
         """Greedy answers without the prompt; batches hold prompts of like length, the longest first."""
-        network, tokenizer = model.parts
-        lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
-        order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], i))
-        answers = [""] * len(prompts)
-        for start in range(0, len(order), options.batch):
-            chosen = order[start : start + options.batch]
-            batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(network.device)
-            batch.pop("token_type_ids", None)
-            out = network.generate(
-                **batch,
-                max_new_tokens=options.max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            texts = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            for i, text in zip(chosen, texts, strict=True):
-                answers[i] = text
-        return answers
+        from evomm.adapters import llm_model
+
+        return llm_model.generate(model, prompts, options)
 
 
-class _Window(Tensor):
-    """A tensor that stays a view: transformers' conversion asks for contiguous copies, evomm needs the original bytes."""
-
-    def contiguous(self, *args: Any, **kwargs: Any) -> "_Window":
-        """Itself."""
-        return self
-
-
-def targets(model: Any) -> dict[str, Tensor]:
-    """Checkpoint name -> view of the resident tensor, so that writing into it changes the model.
-
-    Raises MisfitError for a model whose checkpoint tensors are no plain views of what is in memory.
-    """
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    views = revert_weight_conversion(model, {name: tensor.as_subclass(_Window) for name, tensor in state.items()})
-    storages = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
-    plain = {name: view.as_subclass(Tensor) for name, view in views.items()}
-    for name, view in plain.items():
-        if view.numel() and view.untyped_storage().data_ptr() not in storages:
-            raise MisfitError(f"'{name}' is stored in another arrangement than in memory; this model can't be evolved live")
-    prefix = f"{model.base_model_prefix}."
-    short = {name.removeprefix(prefix): view for name, view in plain.items() if name.startswith(prefix)}
-    return {**short, **plain}  # some hub checkpoints (GPT-2) leave the prefix out
-
-
-def _config(checkpoint: Checkpoint) -> Any:
-    raw = checkpoint.config
-    if not raw:
-        raise DamagedFile(f"{checkpoint.folder}: no config.json; copy it along with the weights")
-    if raw.get("auto_map") and not _known(raw.get("model_type")):
-        raise UnsafeFile(
-            f"{checkpoint.folder}: model type '{raw.get('model_type')}' needs code from its own folder, "
-            "which evomm does not run; use a model that transformers knows"
-        )
-    try:
-        return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise DamagedFile(f"{checkpoint.folder}: config.json is of no model that transformers knows ({first})") from error
-
-
-def _known(model_type: object) -> bool:
-    return model_type in CONFIG_MAPPING
-
-
-def _skeleton(config: Any) -> Any:
-    """The model without memory for its weights; names, shapes and ties can be read off it."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def _tied(skeleton: Any, config: Any) -> Mapping[str, str]:
-    """Tied name -> the name it repeats, when the config ties them."""
-    keys = getattr(skeleton, "_tied_weights_keys", None)
-    return dict(keys) if isinstance(keys, Mapping) and config.get_text_config().tie_word_embeddings else {}
-
-
-def _refuse_contradiction(folder: Path, infos: Mapping[str, TensorInfo], skeleton: Any, tied: Mapping[str, str]) -> None:
-    """Compare the files with what the config's class expects; tensors that it does not know of are left alone."""
-    optional = {*tied, *(name for name, _ in skeleton.named_buffers())}  # repeated, or computed by the class itself
-    state = revert_weight_conversion(skeleton, dict(skeleton.state_dict()))
-    prefix = f"{skeleton.base_model_prefix}."
-    for name, tensor in state.items():
-        found = infos.get(name, infos.get(name.removeprefix(prefix)))
-        if found is not None and tuple(tensor.shape) != found.shape:
+def _untie(checkpoint: Checkpoint) -> None:
+    """Leave out a stored head that repeats the embeddings."""
+    said = checkpoint.config.get("tie_word_embeddings")  # absent: as the family has it, so the tensors decide
+    original = next((name for name in checkpoint.infos if _TOKENS.search(name)), None)
+    for alias in [name for name in checkpoint.infos if _HEAD.search(name) and name.endswith("weight")]:
+        if original is None or said is False or checkpoint.infos[alias] != checkpoint.infos[original]:
+            continue
+        if torch.equal(checkpoint.read(alias), checkpoint.read(original)):
+            del checkpoint.infos[alias]
+        elif said:
             raise DamagedFile(
-                f"{folder}: config.json asks for '{name}' of shape {list(tensor.shape)}, the file has "
-                f"{list(found.shape)}; the config is of another model"
+                f"{checkpoint.folder}: config.json ties '{alias}' to '{original}', but the files hold two different tensors; "
+                "set tie_word_embeddings to false if they are meant to differ"
             )
-    known = {name.removeprefix(prefix) for name in state}
-    here = {name.removeprefix(prefix) for name in infos}
-    if not known & here:
-        raise DamagedFile(f"{folder}: none of the tensors that config.json's model needs are in the files")
-    lost = sorted(known - here - {name.removeprefix(prefix) for name in optional})
-    if lost and here <= known:  # names of an older layout are transformers' to convert, and not lost
+
+
+def _refuse_contradiction(checkpoint: Checkpoint) -> None:
+    """Compare config.json with the tensors, as far as common names go."""
+    config, infos = checkpoint.config, checkpoint.infos
+    prefix = _layer_prefix(infos)
+    found = {place.layer for name in infos if (place := _place(name, prefix)).layer is not None}
+    count = _first(config, _COUNTS)
+    if isinstance(count, int):
+        lost = sorted(set(range(count)) - found)
+        if lost:
+            raise DamagedFile(
+                f"{checkpoint.folder}: config.json's model has {count} layers, but no file holds layer {lost[0]}; "
+                "copy the model again, or take the config that belongs to it"
+            )
+        extra = int(config.get("num_nextn_predict_layers") or 0)  # stored behind the layers by some families
+        _expect(checkpoint, "layers", len(found), range(count, count + extra + 1), "the files have")
+    for name, info in infos.items():
+        for row, key, wanted in _expected_shapes(name, info, config):
+            if row < len(info.shape):
+                _expect(checkpoint, key, info.shape[row], range(wanted, wanted + 1), f"'{name}' has shape {list(info.shape)}:")
+    if config.get("tie_word_embeddings") is False and not any(_HEAD.search(name) for name in infos):
+        raise DamagedFile(f"{checkpoint.folder}: config.json's model has a head of its own, but no file holds one; copy it again")
+
+
+def _expected_shapes(name: str, info: TensorInfo, config: Mapping[str, Any]) -> Iterator[tuple[int, str, int]]:
+    """(dimension, config key, size) that a tensor of this name must have."""
+    width, inner = _first(config, _WIDTHS), config.get("intermediate_size")
+    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if _TOKENS.search(name):
+        if isinstance(config.get("vocab_size"), int):
+            yield 0, "vocab_size", config["vocab_size"]
+        if isinstance(width, int) and "word_embed_proj_dim" not in config and "embedding_size" not in config:
+            yield 1, "hidden_size", width
+    if name.endswith(".mlp.down_proj.weight") and isinstance(inner, int):
+        yield 1, "intermediate_size", inner
+    if config.get("model_type") in _PLAIN_ATTENTION and isinstance(heads, int) and isinstance(width, int):
+        size = config.get("head_dim") or width // heads
+        if name.endswith(".self_attn.q_proj.weight"):
+            yield 0, "num_attention_heads × head_dim", heads * size
+        if name.endswith(".self_attn.k_proj.weight"):
+            yield 0, "num_key_value_heads × head_dim", (groups or heads) * size
+
+
+def _expect(checkpoint: Checkpoint, key: str, got: int, allowed: range, where: str) -> None:
+    if got not in allowed:
         raise DamagedFile(
-            f"{folder}: config.json's model needs {len(lost)} tensor(s) that no file holds, the first is '{lost[0]}'; "
-            "copy the model again"
+            f"{checkpoint.folder}: config.json says {key} = {allowed.start}, but {where} {got}; the config is of another model"
         )
+
+
+def _first(config: Mapping[str, Any], keys: Iterable[str]) -> object:
+    return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
 def _layer_prefix(names: Iterable[str]) -> str:
@@ -253,7 +215,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Itera
             yield key, ours[key], theirs[key]
 
 
-def _tokenizer_differences(expected: Checkpoint, others: Mapping[str, Checkpoint], reference: str) -> Iterator[str]:
+def _tokenizer_differences(expected: Model, others: Mapping[str, Model], reference: str) -> Iterator[str]:
     ours = expected.folder / "tokenizer.json"
     for label, other in others.items():
         theirs = other.folder / "tokenizer.json"

@@ -8,9 +8,6 @@ augmxnt/shisa-gamma-7b-v1    a hub id, optionally @revision, through huggingface
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from evomm.errors import MissingFile
 from evomm.resources import resource
 
@@ -41,6 +38,14 @@ def locate(model: str, beside: Path | None = None, download: bool = True) -> Pat
             return path.resolve()
     if not is_hub_id(model):
         raise MissingFile(f"model '{model}': no such folder, and not a zoo: name or a hub id (owner/name[@revision])")
+    return _fetch(model, download)
+
+
+def _fetch(model: str, download: bool) -> Path:
+    # Imported here: it takes a second, and models in folders do not need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     name, _, revision = model.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED, local_files_only=not download))

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -72,10 +73,11 @@ class CheckpointWriter:
         self._single = single
         self._slots: dict[str, _Slot] = {}
         self._fds: list[int] = []
-        self._written: set[str] = set()
+        self._missing = {name: info.nbytes for name, info in infos.items()}
+        self._counting = threading.Lock()
 
     def __enter__(self) -> Self:
-        _refuse_taken(self.out)
+        refuse_taken(self.out)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -96,11 +98,23 @@ class CheckpointWriter:
         if (tensor.dtype, tuple(tensor.shape)) != (slot.info.dtype, slot.info.shape):
             got = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise WriteFailed(f"{name}: announced as {slot.info.dtype} {slot.info.shape}, got {got}")
+        self._put(name, _raw(tensor), slot.offset)
+
+    def write_piece(self, name: str, start: int, piece: Tensor) -> None:
+        """Write consecutive elements of a tensor, from element ``start`` on (any order, any thread, each element once)."""
+        slot = self._slots[name]
+        if piece.dtype != slot.info.dtype or start + piece.numel() > slot.info.numel:
+            got = f"{piece.dtype}, elements {start} to {start + piece.numel()}"
+            raise WriteFailed(f"{name}: announced as {slot.info.dtype} of {slot.info.numel} elements, got {got}")
+        self._put(name, _raw(piece), slot.offset + start * piece.element_size())
+
+    def _put(self, name: str, data: memoryview, offset: int) -> None:
         try:
-            _pwrite(self._fds[slot.file], _raw(tensor), slot.offset)
+            _pwrite(self._fds[self._slots[name].file], data, offset)
         except OSError as error:
             raise _write_failed(self.out, error) from error
-        self._written.add(name)
+        with self._counting:
+            self._missing[name] -= data.nbytes
 
     def carry(self, folder: Path) -> None:
         """Copy config, generation config, tokenizer and processor files along from a parent."""
@@ -125,7 +139,7 @@ class CheckpointWriter:
             raise _write_failed(self.out, error) from error
 
     def _finish(self) -> None:
-        missing = sorted(set(self._slots) - self._written)
+        missing = sorted(name for name, nbytes in self._missing.items() if nbytes)
         if missing:
             raise WriteFailed(f"{self.out}: {len(missing)} tensor(s) were never written, the first is '{missing[0]}'")
         if len(self._shards) > 1:
@@ -200,7 +214,8 @@ def _claim(fd: int, size: int) -> None:
             raise
 
 
-def _refuse_taken(out: Path) -> None:
+def refuse_taken(out: Path) -> None:
+    """Raise WriteFailed when something stands where a folder is to be made."""
     there = out.exists() or out.is_symlink()
     if there and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
         raise WriteFailed(f"{out}: exists already and is not an empty folder to fill; remove it or choose another -o")

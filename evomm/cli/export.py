@@ -17,15 +17,15 @@ def export(
     """Write the winner (or another candidate) to disk, with the recipe that re-makes it."""
     import time
 
-    from evomm.cli.progress import bytes_bar, working
+    from evomm.cli.progress import MergeWatch, working
     from evomm.run.export import candidate_recipe
-    from evomm.run.make import make, source_bytes
+    from evomm.run.make import Workshop
 
     started = time.monotonic()
     with working("checking the parents"):
         recipe = candidate_recipe(run, candidate)
-    with bytes_bar("exporting", source_bytes(recipe, None)) as advance:
-        written = make(recipe, output, advance=advance)
+    with MergeWatch() as watch:
+        written = Workshop(watch=watch).make(recipe, output)
     seconds = round(time.monotonic() - started, 3)
     if as_json:
         print_json({"out": str(output), "tensors": written.tensors, "bytes": written.bytes, "seconds": seconds})

@@ -9,24 +9,23 @@ from evomm.cli.show import out, print_json, size
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); `evomm schema recipe` describes it.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe (`evomm schema recipe` describes it), or any mergekit YAML.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest shard, in GB.")] = 5.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Tensors merged at a time; one per core by default.")] = None,
+    device: Annotated[str, typer.Option(help="Where the arithmetic is done: cpu, cuda or cuda:1, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print {out, tensors, bytes, seconds}.")] = False,
 ) -> None:
-    """Make the model that a recipe describes; memory of one tensor."""
+    """Make the model that a recipe describes; memory of a few pieces of tensors."""
     import time
 
-    from evomm.cli.progress import bytes_bar
-    from evomm.merge.recipe import Recipe
-    from evomm.plain import read_text
-    from evomm.run.make import make, source_bytes
+    from evomm.cli.progress import MergeWatch
+    from evomm.run.make import Workshop, make_file
 
     started = time.monotonic()
-    plan = Recipe.from_yaml(read_text(recipe), str(recipe))
-    total = source_bytes(plan, recipe.parent)
-    with bytes_bar("merging", total) as advance:
-        written = make(plan, output, beside=recipe.parent, advance=advance, shard_bytes=int(shard_gb * 1e9))
+    with MergeWatch() as watch:
+        workshop = Workshop(recipe.parent, threads=threads, device=device, shard_bytes=int(shard_gb * 1e9), watch=watch)
+        written = make_file(recipe, output, workshop)
     seconds = time.monotonic() - started
     if as_json:
         document = {

@@ -41,6 +41,38 @@ def bytes_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda nbytes: progress.advance(task, nbytes)
 
 
+class MergeWatch:
+    """Shows merges, one bar each, advanced by bytes; in a pipe, only what is odd."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=err.real) if err.real.is_terminal else None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "MergeWatch":
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def start(self, what: str, nbytes: int) -> None:
+        """A merge of so many bytes begins."""
+        if self._progress:
+            self._task = self._progress.add_task(what, total=nbytes)
+
+    def advance(self, nbytes: int) -> None:
+        """So many more are written."""
+        if self._progress and self._task is not None:
+            self._progress.advance(self._task, nbytes)
+
+    def note(self, text: str) -> None:
+        """Something odd but allowed."""
+        err.print(f"[yellow]warning:[/] {escape(text)}")
+
+
 class RunWatch:
     """Shows a run going on: bars on a terminal, a line now and then in a pipe."""
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from evomm.errors import UsageError, nearest
-from evomm.merge.methods import parameters
 from evomm.merge.recipe import Block
+from evomm.merge.table import parameters
 from evomm.plain import Plain
 
 Vector = NDArray[np.float64]

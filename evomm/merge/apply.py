@@ -1,15 +1,13 @@
-"""Stream a recipe's child to disk: one tensor in memory at a time."""
+"""Stream a recipe's child to disk: pieces in memory, never a whole tensor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
-from evomm.merge.engine import Engine, Readers, plan
+from evomm.merge.engine import Engine, Pieces
+from evomm.merge.plan import Job, Layers, Readers, plan
 from evomm.merge.recipe import Recipe
-from evomm.merge.whole import CHUNK
 
 
 @dataclass(frozen=True)
@@ -25,26 +23,30 @@ def apply(
     readers: Readers,
     out: Path,
     *,
+    layers: Layers | None = None,
+    engine: Engine | None = None,
     finish: Callable[[CheckpointWriter], None] = lambda writer: None,
     advance: Callable[[int], None] = lambda nbytes: None,
-    chunk: int = CHUNK,
     shard_bytes: int = SHARD_BYTES,
 ) -> Written:
     """Merge to a folder; the whole checkpoint appears at the end, or nothing does.
 
     Args:
         readers: by parent label.
+        layers: for recipes with slices (see `plan`).
+        engine: over the same readers; by default one that forgets each tensor when it is written.
         finish: called with the writer after the last tensor, to add config and tokenizer files.
         advance: called with the bytes of each tensor written.
     """
-    jobs = plan(recipe, readers)
-    # Tensors are merged one by one and forgotten: the engine's memory is for searches, here it would only grow.
+    jobs = plan(recipe, readers, layers)
+    engine = engine or Engine(readers, forgetful=True)
     with CheckpointWriter(out, {job.name: job.info for job in jobs}, shard_bytes) as writer:
-        for job in jobs:
-            tensor = torch.empty(job.info.shape, dtype=job.info.dtype)
-            Engine(readers, chunk).merge(recipe, job, tensor)
-            writer.write(job.name, tensor)
-            advance(job.info.nbytes)
+
+        def take(job: Job, pieces: Pieces) -> None:
+            for start, piece in pieces:
+                writer.write_piece(job.name, start, piece)
+
+        engine.each(recipe, jobs, take, advance)
         writer.text("evomm_recipe.yaml", recipe.to_yaml())
         finish(writer)
     return Written(len(jobs), sum(job.info.nbytes for job in jobs))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from evomm.errors import MisfitError
-from evomm.merge.engine import Engine, plan
+from evomm.merge.engine import Engine, Pieces
+from evomm.merge.plan import Job, plan
 from evomm.merge.recipe import Recipe
 
 
@@ -25,10 +26,19 @@ class Live:
         self._engine = engine
         self._targets = targets
 
-    @torch.no_grad()
     def write(self, recipe: Recipe) -> None:
         """Make the resident model the recipe's child."""
-        for job in plan(recipe, self._engine.readers):
+        jobs = plan(recipe, self._engine.readers)
+        for job in jobs:
             if job.name not in self._targets:
                 raise MisfitError(f"'{job.name}' is in the parents' files, but the loaded model has no such tensor")
-            self._engine.merge(recipe, job, self._targets[job.name])
+        self._engine.each(recipe, jobs, self._fill)
+
+    @torch.no_grad()
+    def _fill(self, job: Job, pieces: Pieces) -> None:
+        target = self._targets[job.name]
+        flat = target.view(-1) if target.is_contiguous() else torch.empty(job.info.numel, dtype=job.info.dtype)
+        for start, piece in pieces:
+            flat[start : start + piece.numel()].copy_(piece)
+        if not target.is_contiguous():
+            target.copy_(flat.view(target.shape))

@@ -14,7 +14,7 @@ dtype: float16
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Literal, Self
 
@@ -22,7 +22,9 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from evomm.errors import nearest
-from evomm.merge.methods import METHODS, Parameter, parameters
+from evomm.merge.method import Parameter, keyword
+from evomm.merge.table import METHODS, parameters
+from evomm.merge.vocabulary import Vocabulary
 from evomm.plain import Plain, dump_yaml, load_yaml, parse
 
 Value = bool | float | Mapping[str, float]
@@ -33,26 +35,55 @@ DtypeName = Literal["float16", "bfloat16", "float32"]
 class Source(Plain):
     """Where a parent comes from.
 
-    model: a zoo name, folder or hub id. digest: of its files, checked before merging when given.
+    model: a zoo name, folder or hub id. lora: a LoRA adapter (peft's format; folder or hub id) that is put on top of it.
+    digest: of its files, checked before merging when given.
     """
 
     model: str
+    lora: str | None = None
     digest: str | None = None
 
 
 class Block(Plain):
     """Tensors that share coefficients.
 
-    tensors: glob patterns over tensor names (`*` also crosses dots). parameters: override the recipe's.
+    tensors: glob patterns over the child's tensor names (`*` also crosses dots). parameters: override the recipe's.
+    parents: labels of the parents that are mixed here, when not all are. base: overrides the recipe's.
     """
 
     name: str
     tensors: tuple[str, ...]
     parameters: Mapping[str, Value] = Field(default_factory=dict)
+    parents: tuple[str, ...] | None = None
+    base: str | None = None
 
     def matches(self, tensor: str) -> bool:
         """Whether one of the patterns names this tensor."""
         return _pattern(self.tensors).fullmatch(tensor) is not None
+
+
+class Slice(Plain):
+    """Consecutive layers of the child: for each parent that is mixed in them, its [first, last + 1] layers."""
+
+    layers: Mapping[str, tuple[int, int]]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if not self.layers:
+            raise ValueError("a slice needs at least one parent")
+        for label, (first, stop) in self.layers.items():
+            if not 0 <= first < stop:
+                raise ValueError(f"layers {first} to {stop} of '{label}': expected [first, last + 1] with 0 <= first < last + 1")
+        lengths = {label: stop - first for label, (first, stop) in self.layers.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the parents of a slice must give equally many layers, got {lengths}")
+        return self
+
+    @property
+    def length(self) -> int:
+        """Number of layers."""
+        first, stop = next(iter(self.layers.values()))
+        return stop - first
 
 
 class Recipe(Plain):
@@ -60,7 +91,9 @@ class Recipe(Plain):
 
     parents: label -> where it comes from, the base among them. base: label of the base, for methods on task vectors.
     dtype: of the child; that of the first parent when absent. seed: of the random masks. tokenizer: label of the parent
-    whose config and tokenizer files the child gets; the base, or else the first parent, when absent.
+    whose config and tokenizer files the child gets; the base, or else the first parent, when absent. slices: the child's
+    layers in order; layer by layer as in the parents when absent. vocabulary: how parents with different tokens are aligned.
+    chat_template: of the child, as Jinja text; the carrier's when absent.
     """
 
     method: str
@@ -71,6 +104,9 @@ class Recipe(Plain):
     dtype: DtypeName | None = None
     seed: int = 0
     tokenizer: str | None = None
+    slices: tuple[Slice, ...] = ()
+    vocabulary: Vocabulary | None = None
+    chat_template: str | None = None
 
     @field_validator("method")
     @classmethod
@@ -81,25 +117,45 @@ class Recipe(Plain):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for role, label in (("base", self.base), ("tokenizer", self.tokenizer)):
-            if label is not None and label not in self.parents:
+        for role, label in self._named():
+            if label not in self.parents:
                 raise ValueError(f"{role} '{label}' is no parent{nearest(label, self.parents)}")
-        method = METHODS[self.method]
-        if method.on == "deltas" and self.base is None:
+        if METHODS[self.method].needs_base and self.base is None:
             raise ValueError(f"{self.method} works on task vectors (parent - base): name the base, as `base: LABEL`")
-        low, high = method.parents
-        if not low <= len(self.mixed) <= high:
-            wanted = f"{low}" if low == high else f"at least {low}"
-            raise ValueError(f"{self.method} mixes {wanted} parent(s), got {len(self.mixed)}: {', '.join(self.mixed)}")
+        if not self.slices:
+            self.refuse_count(self.mixed, "the recipe")
         for values in (self.parameters, *(block.parameters for block in self.blocks)):
-            check_parameters(self.method, values, self.mixed)
+            check_parameters(self.method, values, self.parents)
         return self
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """(role, label) of every parent that is named somewhere."""
+        yield from ((role, label) for role, label in (("base", self.base), ("tokenizer", self.tokenizer)) if label is not None)
+        for block in self.blocks:
+            yield from ((f"parent of block '{block.name}'", label) for label in block.parents or ())
+            if block.base is not None:
+                yield f"base of block '{block.name}'", block.base
+        for part in self.slices:
+            yield from (("parent of a slice", label) for label in part.layers)
 
     @property
     def mixed(self) -> tuple[str, ...]:
-        """Labels of the parents that the method mixes, in order; for methods on task vectors the base is not one."""
-        on_deltas = METHODS[self.method].on == "deltas"
-        return tuple(label for label in self.parents if not (on_deltas and label == self.base))
+        """Labels of the parents that the method mixes, in order, where no block or slice says otherwise."""
+        return self.values(self.parents, self.base)
+
+    def values(self, labels: Iterable[str], base: str | None) -> tuple[str, ...]:
+        """What the method gets of these labels: the base first for methods on weights; without it for those on task vectors."""
+        others = tuple(label for label in labels if label != base)
+        if METHODS[self.method].takes_deltas(base):
+            return others
+        return (base, *others) if base is not None and base in labels else others
+
+    def refuse_count(self, values: tuple[str, ...], where: str) -> None:
+        """Raise ValueError unless the method can mix so many."""
+        low, high = METHODS[self.method].parents
+        if not low <= len(values) <= high:
+            wanted = f"{low}" if low == high else f"at least {low}"
+            raise ValueError(f"{self.method} mixes {wanted} parent(s), {where} has {len(values)}: {', '.join(values)}")
 
     @property
     def carrier(self) -> str:
@@ -110,11 +166,12 @@ class Recipe(Plain):
         """The first block that names this tensor."""
         return next((block for block in self.blocks if block.matches(tensor)), None)
 
-    def arguments(self, tensor: str) -> dict[str, float | bool | tuple[float, ...]]:
-        """The method's keyword arguments for one tensor, per-parent ones in the order of `mixed`."""
+    def arguments(self, tensor: str, labels: tuple[str, ...] | None = None) -> dict[str, float | bool | tuple[float, ...]]:
+        """The method's keyword arguments for one tensor, per-parent ones in the order of the labels, `mixed` when absent."""
         block = self.block_of(tensor)
         values = {**self.parameters, **(block.parameters if block else {})}
-        return {name: _argument(spec, values, self.mixed) for name, spec in parameters(self.method).items()}
+        labels = self.mixed if labels is None else labels
+        return {keyword(name): _argument(spec, values, labels) for name, spec in parameters(self.method).items()}
 
     def to_yaml(self) -> str:
         """As YAML that `from_yaml` reads back to an equal recipe; floats keep every bit."""
@@ -141,6 +198,8 @@ def check_parameters(method: str, values: Mapping[str, Value], labels: Iterable[
                 raise ValueError(f"'{name}' is given for '{label}', which is no parent{nearest(label, known)}")
         if isinstance(value, bool) != (spec.kind == "switch"):
             raise ValueError(f"'{name}' of {method} takes {'true or false' if spec.kind == 'switch' else 'a number'}")
+        if spec.kind == "count" and value != int(value):  # type: ignore[arg-type]
+            raise ValueError(f"'{name}' of {method} takes a whole number, got {value}")
         for number in value.values() if isinstance(value, Mapping) else [value]:
             if not spec.range.low <= number <= spec.range.high:
                 raise ValueError(f"'{name}' is {number}, expected {spec.range.low:g} to {spec.range.high:g}")
@@ -151,7 +210,7 @@ def _argument(spec: Parameter, values: Mapping[str, Value], labels: tuple[str, .
     if spec.kind != "per parent":
         if isinstance(value, Mapping):
             raise TypeError(spec.name)  # excluded by check_parameters
-        return value
+        return int(value) if spec.kind == "count" else value
     if isinstance(value, Mapping):
         return tuple(float(value.get(label, spec.default)) for label in labels)
     return (float(value),) * len(labels)

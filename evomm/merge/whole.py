@@ -1,154 +1,293 @@
-"""What methods ask about a whole tensor while the engine feeds them chunks: thresholds, random masks, inner products.
+"""What methods ask about a whole tensor while the engine feeds them pieces: sums, cutoffs, random masks.
 
-Nothing here depends on the chunk size or on the number of threads: thresholds come from exact counts, random numbers
-from the element's position, and sums over blocks of a fixed size in a fixed order.
+Nothing here depends on the engine's pieces or on the number of threads: sums run over pieces of a fixed size in a fixed
+order, cutoffs come from exact counts, random numbers from the element's position.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK = 1 << 18  # elements: 1 MiB of float32, so that a few operands stay in the second-level cache
-_BLOCK = 1 << 14  # torch sums fewer than 32,768 elements in one thread, hence always in the same order
-_PER_STEP = 8  # one Philox counter step gives 4 × 64 bits = 8 draws of 32 bits
+from evomm.merge.method import Score
+
+PIECE = 1 << 17  # elements: 512 KiB of float32, so that a few operands stay in the second-level cache
+_LANES = 64  # elements; pieces that start and end at a multiple of the vector lanes round alike however they are cut
+_PER_WORD = 4  # draws of 16 bits in a random word of 64
+_KEPT = 64  # totals remembered per tensor: a search asks for new ones with every genome
+_SAMPLES = 4  # pieces that `ranked_share` looks at
+
+Load = Callable[[int, int, int], Tensor]
+
+
+def pieces(numel: int, columns: int | None, size: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive pieces of about ``size`` elements; of whole rows when ``columns`` is given."""
+    step = size
+    if columns is not None:
+        rows = _LANES // math.gcd(max(columns, 1), _LANES)
+        step = max(columns, 1) * max(rows, size // max(columns, 1) // rows * rows)
+    return ((start, min(start + step, numel)) for start in range(0, numel, step))
 
 
 class WholeTensor:
-    """Facts about one tensor of P parents, made when first asked for and kept.
+    """Facts about one tensor of P parents, computed when first asked for and kept.
 
     Args:
         numel: elements in the tensor.
         load: ``load(parent, start, stop)`` gives float32 elements of what the method sees (weights or task vectors).
-        dtype: the parents' storage dtype; magnitudes are ranked after rounding to it (see `threshold`).
+        dtype: the parents' storage dtype; magnitudes are ranked after rounding to it (see `cutoff`).
         keys: per parent, the text that names its random stream.
+        columns: elements of a row, for methods that work on rows.
     """
 
-    def __init__(self, numel: int, load: Callable[[int, int, int], Tensor], dtype: torch.dtype, keys: Sequence[str]) -> None:
+    def __init__(self, numel: int, load: Load, dtype: torch.dtype, keys: Sequence[str], columns: int | None = None) -> None:
         self.numel = numel
+        self.columns = columns
         self._load = load
         self._dtype = dtype if dtype in {torch.float16, torch.bfloat16} else torch.float32
-        self._keys = keys
-        self._counts: dict[int, Tensor] = {}
-        self._thresholds: dict[tuple[int, int], float] = {}
-        self._gram: Tensor | None = None
+        self._streams = [_Stream(key) for key in keys]
+        self._totals: dict[Hashable, Tensor] = {}
+        self._counts: dict[Hashable, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._shares: dict[int, float] = {}
 
-    def threshold(self, parent: int, keep: int) -> float:
-        """The keep-th largest magnitude, exactly; infinite for keep = 0.
+    def values(self, start: int, stop: int) -> list[Tensor]:
+        """Elements of all parents: (stop - start,), or (r, C) for methods that work on rows."""
+        return [self._value(p, start, stop) for p in range(len(self._streams))]
 
-        Magnitudes of 16-bit floats order like 15-bit integers, so one counting pass serves every density. Task vectors
-        of such parents are ranked after rounding to the parents' dtype; float32 ones need a second look at one bucket.
+    def total(self, key: Hashable, of: Score) -> Tensor:
+        """Σ over pieces of ``of(values, view)``, float64."""
+        if key not in self._totals:
+            total: Tensor | None = None
+            for start, stop in self._pieces():
+                values = self.values(start, stop)
+                part = of(values, PieceView(self, values, start)).double().cpu()
+                total = part if total is None else total.add_(part)
+            while len(self._totals) >= _KEPT:
+                del self._totals[next(iter(self._totals))]
+            self._totals[key] = torch.zeros((), dtype=torch.float64) if total is None else total
+        return self._totals[key]
+
+    def cutoff(self, parent: int, count: int) -> float:
+        """The ``count`` elements of largest magnitude are those above this; equal ones go together (see `Whole.cutoff`).
+
+        Magnitudes of 16-bit floats order like 15-bit integers, so one counting pass serves every count. Task vectors of
+        such parents are ranked after rounding to the parents' dtype; float32 ones need a second look at one bucket.
         """
-        if keep <= 0:
-            return float("inf")
-        if (parent, keep) not in self._thresholds:
-            if parent not in self._counts:
-                self._counts[parent] = self._count(parent)
-            at_least = self._counts[parent].flip(0).cumsum(0).flip(0)  # (32768,) elements in this bucket or above
-            bucket = int(torch.searchsorted(-at_least, torch.tensor(-keep), right=True)) - 1  # last with >= keep
-            above = int(at_least[bucket + 1]) if bucket < len(at_least) - 1 else 0
-            self._thresholds[parent, keep] = self._in_bucket(parent, bucket, keep - above)
-        return self._thresholds[parent, keep]
+        if count <= 0:
+            return math.inf
+        if count >= self.numel:
+            return -1.0
+        high, above, equal = _nth(*self._histogram(parent, None), count)
+        if self._dtype.itemsize == 4:
+            low, inside, equal = _nth(*self._histogram(parent, high), count - above)
+            bits, above = (high << 16) | low, above + inside
+        else:
+            bits = high
+        together = above == 0 or above + equal - count <= count - above
+        return self._below(bits if together else bits + 1)
 
-    def cutoff(self, parent: int, keep: int) -> float:
-        """Float32 values with |x| above this are those that, rounded to the parents' dtype, reach the threshold.
+    def nth_of(self, key: Hashable, score: Score, count: int) -> float:
+        """The ``count``-th largest score, exactly, from two counting passes."""
+        if count <= 0:
+            return math.inf
+        upper = self.total((key, "upper"), lambda values, view: _bincount(_ordered(score(values, view)) >> 16, 1 << 16))
+        high, above, _ = _nth(*_occupied(upper), count)
+        lower = self.total((key, high), lambda values, view: _lower(_ordered(score(values, view)), high))
+        low, _, _ = _nth(*_occupied(lower), count - above)
+        bits = ((high << 16) | low) - (1 << 31)
+        bits = bits if bits >= 0 else bits ^ 0x7FFFFFFF
+        return float(torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32))
+
+    def draws(self, parent: int, start: int, stop: int) -> NDArray[np.uint16]:
+        """Uniform in [0, 2^16) for elements start..stop: a function of the parent's key and the position alone."""
+        return self._streams[parent].draws(start, stop)
+
+    def ranked_share(self, parent: int) -> float:
+        """Σ rank |x| / Σ |x| over a few pieces, evenly spread."""
+        if parent not in self._shares:
+            spans = list(self._pieces())
+            chosen = sorted({round(i * (len(spans) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+            weighted = plain = 0.0
+            for start, stop in (spans[i] for i in chosen):
+                rows = np.sort(self._value(parent, start, stop).abs().cpu().numpy(), axis=-1)
+                sums = rows.sum(0, dtype=np.float64)
+                weighted += float(sums @ _ramp(rows.shape[-1]))
+                plain += float(sums.sum())
+            self._shares[parent] = weighted / plain if plain > 0 else 0.5
+        return self._shares[parent]
+
+    def order(self, values: Tensor) -> Tensor:
+        """(r, C) int64: the positions of each row's elements from the smallest magnitude to the largest."""
+        bits = self._bits(values).cpu().numpy()
+        narrow = bits.dtype == np.int16 and bits.shape[-1] <= 1 << 16
+        kind, shift = (np.int32, 16) if narrow else (np.int64, 32)
+        # Magnitude and position in one integer: sorting these takes a tenth of an argsort.
+        packed: NDArray[np.signedinteger[Any]] = np.left_shift(bits.astype(kind), shift)
+        np.bitwise_or(packed, np.arange(bits.shape[-1], dtype=kind), out=packed)
+        packed.sort(axis=-1)
+        return torch.from_numpy(np.bitwise_and(packed, (1 << shift) - 1).astype(np.int64))
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        return pieces(self.numel, self.columns, PIECE)
+
+    def _value(self, parent: int, start: int, stop: int) -> Tensor:
+        value = self._load(parent, start, stop)
+        return value if self.columns is None else value.view(-1, self.columns)
+
+    def _histogram(self, parent: int, bucket: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Occupied magnitudes (the upper 15 bits, or the lower 16 of one bucket), largest first, and how many reach them."""
+        key = (parent, bucket)
+        if key not in self._counts:
+            counts = torch.zeros(1 << 16, dtype=torch.int64)
+            for start, stop in self._pieces():
+                bits = self._bits(self._load(parent, start, stop))
+                if self._dtype.itemsize == 2:
+                    counts[: 1 << 15] += torch.bincount(bits, minlength=1 << 15).cpu()
+                elif bucket is None:
+                    counts += _bincount(bits >> 16, 1 << 16).cpu()
+                else:
+                    counts += _lower(bits, bucket).cpu()
+            while len(self._counts) >= _KEPT:
+                del self._counts[next(iter(self._counts))]
+            self._counts[key] = _occupied(counts)
+        return self._counts[key]
+
+    def _bits(self, values: Tensor) -> Tensor:
+        """Magnitudes as integers that order alike: 15 bits for 16-bit floats, 31 for float32."""
+        if self._dtype.itemsize == 2:
+            return values.to(self._dtype).view(torch.int16) & 0x7FFF
+        return values.view(torch.int32) & 0x7FFFFFFF
+
+    def _below(self, bits: int) -> float:
+        """Float32 values with |x| above this are those whose magnitude, rounded to the parents' dtype, is at least ``bits``.
 
         Rounding is to nearest, ties to even: what reaches t from below lies beyond the midpoint of t and its predecessor,
         the midpoint itself included when t's last bit is 0.
         """
-        threshold = self.threshold(parent, keep)
-        if threshold == 0 or math.isinf(threshold):
-            return -1.0 if threshold == 0 else threshold
-        here = torch.tensor(threshold, dtype=self._dtype)
-        bits = here.view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
-        below = float((bits - 1).view(self._dtype))
+        if bits == 0:
+            return -1.0
+        here, below = self._float(bits), self._float(bits - 1)
         if self._dtype == torch.float32:
             return below
-        middle = (below + threshold) / 2  # exact in float32
-        zero = torch.tensor(0.0)
-        return float(torch.nextafter(torch.tensor(middle), zero)) if int(bits) % 2 == 0 else middle
+        if math.isinf(here):
+            return below  # nothing finite rounds there that is not above the largest number
+        middle = (here + below) / 2  # exact in float32
+        return float(np.nextafter(np.float32(middle), np.float32(0))) if bits % 2 == 0 else middle
 
-    def gram(self) -> Tensor:
-        """Float64 (P, P) inner products of the parents' whole tensors."""
-        if self._gram is None:
-            count = len(self._keys)
-            self._gram = torch.zeros(count, count, dtype=torch.float64)
-            for start in range(0, self.numel, _BLOCK):
-                stop = min(start + _BLOCK, self.numel)
-                rows = [self._load(p, start, stop).double() for p in range(count)]
-                for i in range(count):
-                    for j in range(i, count):
-                        self._gram[i, j] += (rows[i] * rows[j]).sum()
-            self._gram = torch.triu(self._gram) + torch.triu(self._gram, 1).T
-        return self._gram
-
-    def random(self, parent: int, start: int, stop: int) -> NDArray[np.uint32]:
-        """Uniform in [0, 2^32) for elements start..stop: a function of the parent's key and the position alone."""
-        digest = hashlib.sha256(self._keys[parent].encode()).digest()[:16]
-        stream = np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
-        skipped = start // _PER_STEP
-        stream.advance(skipped)
-        first = start - skipped * _PER_STEP
-        count = -(-(first + stop - start) // 2)  # 64-bit words that hold the draws
-        draws = np.asarray(stream.random_raw(count)).astype("<u8", copy=False).view("<u4")
-        return draws[first : first + stop - start]
-
-    def _count(self, parent: int) -> Tensor:
-        """Histogram (32768,) of the upper 15 bits of the magnitudes."""
-        counts = torch.zeros(1 << 15, dtype=torch.int64)
-        for start in range(0, self.numel, CHUNK):
-            bits = self._bits(self._load(parent, start, min(start + CHUNK, self.numel)))
-            counts += torch.bincount(bits >> self._low_bits, minlength=1 << 15)
-        return counts
-
-    def _in_bucket(self, parent: int, bucket: int, keep: int) -> float:
-        """The keep-th largest magnitude of one histogram bucket (16-bit floats: the bucket is one magnitude)."""
-        if not self._low_bits:
-            return float(torch.tensor(bucket, dtype=torch.int16).view(self._dtype))
-        found = []
-        for start in range(0, self.numel, CHUNK):
-            bits = self._bits(self._load(parent, start, min(start + CHUNK, self.numel)))
-            found.append(bits[bits >> self._low_bits == bucket])
-        bits = torch.cat(found)
-        kth = torch.kthvalue(bits, bits.numel() - keep + 1).values
-        return float(kth.to(torch.int32).view(torch.float32))
-
-    def _bits(self, values: Tensor) -> Tensor:
-        """Magnitudes as integers that order alike: 15 bits for 16-bit floats, 31 for float32."""
-        ranked = values.to(self._dtype).abs()
-        return ranked.view(torch.int16 if self._dtype.itemsize == 2 else torch.int32).to(torch.int64)
-
-    @property
-    def _low_bits(self) -> int:
-        return 8 * self._dtype.itemsize - 16
+    def _float(self, bits: int) -> float:
+        kind = torch.int16 if self._dtype.itemsize == 2 else torch.int32
+        return float(torch.tensor(bits, dtype=kind).view(self._dtype))
 
 
-class ChunkView:
-    """`methods.Whole` for the elements start..stop of a tensor."""
+class PieceView:
+    """`method.Whole` for one piece of a tensor."""
 
     def __init__(self, whole: WholeTensor, values: Sequence[Tensor], start: int) -> None:
         self._whole = whole
         self._values = values
         self._start = start
 
-    def cutoff(self, parent: int, density: float) -> float:
-        """The int(density * n) elements of largest magnitude (and all that equal the last of them) lie above this."""
-        if density >= 1:
-            return -1.0
-        return self._whole.cutoff(parent, int(density * self._whole.numel))
+    @property
+    def numel(self) -> int:
+        """Elements of the whole tensor."""
+        return self._whole.numel
+
+    def total(self, key: Hashable, of: Score) -> Tensor:
+        """Σ over the whole tensor."""
+        return self._whole.total(key, of)
+
+    def cutoff(self, parent: int, count: int) -> float:
+        """The ``count`` elements of largest magnitude lie above this."""
+        return self._whole.cutoff(parent, count)
+
+    def nth_of(self, key: Hashable, score: Score, count: int) -> float:
+        """The ``count``-th largest score."""
+        return self._whole.nth_of(key, score, count)
+
+    def ranked_share(self, parent: int) -> float:
+        """Σ rank |x| / Σ |x|."""
+        return self._whole.ranked_share(parent)
 
     def lottery(self, parent: int, density: float) -> Tensor:
         """A random mask of 0 and 1 at that density."""
         values = self._values[parent]
-        if density >= 1:
+        threshold = round(density * (1 << 16))
+        if threshold >= 1 << 16:
             return torch.ones_like(values)
-        draws = self._whole.random(parent, self._start, self._start + values.numel())
-        return torch.from_numpy(draws < np.uint32(density * 2**32)).to(values.dtype)
+        mask = np.less(self._draws(parent), np.uint16(threshold)).view(np.int8)
+        return torch.from_numpy(mask).to(values.device, values.dtype).view(values.shape)
 
-    def gram(self) -> Tensor:
-        """Inner products of the whole tensors."""
-        return self._whole.gram()
+    def ranked_lottery(self, parent: int, low: float, high: float) -> Tensor:
+        """A random mask, its density growing with the rank of the magnitude in the row."""
+        values = self._values[parent]
+        density = low + (high - low) * _ramp(values.shape[-1])  # (C,) of the ranks
+        thresholds = np.minimum(np.rint(density * (1 << 16)), (1 << 16) - 1).astype(np.uint16)
+        mask = np.less(self._draws(parent).reshape(values.shape), thresholds).view(np.int8)  # draws go to ranks
+        kept = torch.from_numpy(mask).to(values.dtype)
+        return torch.empty_like(kept).scatter_(1, self._whole.order(values), kept).to(values.device)
+
+    def _draws(self, parent: int) -> NDArray[np.uint16]:
+        return self._whole.draws(parent, self._start, self._start + self._values[parent].numel())
+
+
+class _Stream:
+    """16-bit draws by position: O'Neill's PCG64 (DXSM), which can jump, seeded with the SHA-256 of a key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._generator: np.random.PCG64DXSM | None = None
+        self._at = 0  # words drawn
+
+    def draws(self, start: int, stop: int) -> NDArray[np.uint16]:
+        """Draws of the elements start..stop."""
+        if self._generator is None:
+            seed = int.from_bytes(hashlib.sha256(self._key.encode()).digest()[:16], "little")
+            self._generator = np.random.PCG64DXSM(seed)
+        word = start // _PER_WORD
+        if word != self._at:
+            self._generator.advance((word - self._at) % (1 << 128))
+        first = start - word * _PER_WORD
+        count = -(-(first + stop - start) // _PER_WORD)
+        self._at = word + count
+        words = np.asarray(self._generator.random_raw(count)).astype("<u8", copy=False)
+        return words.view("<u2")[first : first + stop - start]
+
+
+def _ramp(count: int) -> NDArray[np.float64]:
+    """(count,) ranks from 0 to 1; one element alone is in the middle."""
+    return np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])
+
+
+def _ordered(score: Tensor) -> Tensor:
+    """Float32 scores as integers from 0 to 2^32 that order alike, int64."""
+    bits = score.float().view(torch.int32).to(torch.int64).view(-1)
+    return torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF) + (1 << 31)
+
+
+def _bincount(bits: Tensor, size: int) -> Tensor:
+    return torch.bincount(bits.view(-1), minlength=size)
+
+
+def _lower(bits: Tensor, bucket: int) -> Tensor:
+    """Histogram of the lower 16 bits of the elements whose upper bits are the bucket's."""
+    flat = bits.view(-1)
+    return _bincount(flat[flat >> 16 == bucket] & 0xFFFF, 1 << 16)
+
+
+def _occupied(counts: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers that occur, largest first, and for each how many elements reach it."""
+    histogram = counts.numpy()[::-1]
+    found = np.flatnonzero(histogram)
+    return len(histogram) - 1 - found, np.cumsum(histogram[found]).astype(np.int64)
+
+
+def _nth(bits: NDArray[np.int64], reach: NDArray[np.int64], count: int) -> tuple[int, int, int]:
+    """The ``count``-th largest number, how many are above it, and how many equal it."""
+    at = int(np.searchsorted(reach, count))
+    above = int(reach[at - 1]) if at else 0
+    return int(bits[at]), above, int(reach[at]) - above

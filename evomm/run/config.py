@@ -12,8 +12,8 @@ from evomm.adapters.table import ADAPTERS
 from evomm.errors import UsageError, nearest
 from evomm.genome.blocks import Grouping
 from evomm.genome.space import GeneRule
-from evomm.merge.methods import METHODS
 from evomm.merge.recipe import DtypeName, Recipe, Source, Value
+from evomm.merge.table import METHODS
 from evomm.plain import Plain, load_yaml, parse, read_text
 from evomm.search.base import Settings
 from evomm.search.table import SEARCHERS

@@ -20,7 +20,7 @@ from evomm.errors import MissingFile
 from evomm.fitness.table import load_task
 from evomm.genome.blocks import Place, group
 from evomm.genome.space import make_space
-from evomm.merge.engine import plan
+from evomm.merge.plan import plan
 from evomm.merge.recipe import DTYPE_NAMES, Recipe
 from evomm.plain import Plain, parse
 from evomm.resources import resource

@@ -21,7 +21,7 @@ class Evaluator:
     """
 
     def __init__(self, setup: Setup) -> None:
-        self.engine = Engine(setup.checkpoints)
+        self.engine = Engine(setup.checkpoints, threads=setup.config.threads)
         self._setup = setup
         self._loaded: tuple[LoadedModel, Live] | None = None
 

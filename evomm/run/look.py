@@ -11,7 +11,7 @@ from evomm.adapters.table import detect
 from evomm.checkpoints.reader import Checkpoint
 from evomm.genome.blocks import Grouping, group
 from evomm.merge.recipe import Block
-from evomm.merge.whole import CHUNK
+from evomm.merge.whole import PIECE
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def _row(block: Block, models: Sequence[Checkpoint]) -> Row:
 
 def _add(gram: dict[tuple[int, int], float], flats: Sequence[Tensor]) -> None:
     """Add inner products: of the first model with itself, and of the others' differences to it."""
-    for start in range(0, flats[0].numel(), CHUNK):
-        first, *rest = (flat[start : start + CHUNK].float() for flat in flats)
+    for start in range(0, flats[0].numel(), PIECE):
+        first, *rest = (flat[start : start + PIECE].float() for flat in flats)
         rows = [first, *(other - first for other in rest)]
         for i, j in gram:
             if i == j or i > 0:

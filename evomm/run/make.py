@@ -1,47 +1,143 @@
-"""From a recipe to a checkpoint on disk, whatever kind of model it is."""
+"""From a recipe, evomm's or mergekit's, to a checkpoint on disk, whatever kind of model it is."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
+from evomm.adapters.base import Adapter, Model, View
 from evomm.adapters.table import detect
 from evomm.checkpoints.digest import checkpoint_digest
 from evomm.checkpoints.locate import locate
+from evomm.checkpoints.lora import LoraReader
 from evomm.checkpoints.reader import Checkpoint
-from evomm.checkpoints.writer import SHARD_BYTES
+from evomm.checkpoints.writer import SHARD_BYTES, refuse_taken
 from evomm.errors import DamagedFile
 from evomm.merge.apply import Written
-from evomm.merge.recipe import Recipe
+from evomm.merge.engine import Engine
+from evomm.merge.mergekit.document import Document
+from evomm.merge.mergekit.resolve import resolve
+from evomm.merge.mergekit.stages import is_mergekit, read_documents, stages
+from evomm.merge.recipe import Recipe, Source
+from evomm.plain import load_yaml_all, read_text
 
 
-def make(
-    recipe: Recipe,
-    out: Path,
-    *,
-    beside: Path | None = None,
-    advance: Callable[[int], None] = lambda nbytes: None,
-    shard_bytes: int = SHARD_BYTES,
-) -> Written:
-    """Stream the recipe's child to a new folder.
+class Watch(Protocol):
+    """Who wants to know how a merge goes on."""
 
-    Args:
+    def start(self, what: str, nbytes: int) -> None:
+        """A merge of so many bytes begins."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many more are written."""
+
+    def note(self, text: str) -> None:
+        """Something odd but allowed."""
+
+
+class Silent:
+    """A `Watch` that does nothing."""
+
+    def start(self, what: str, nbytes: int) -> None:
+        """Nothing."""
+
+    def advance(self, nbytes: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """How merges are made: what is fixed while recipes change.
+
+    Attributes:
         beside: the folder that relative paths of the recipe start from.
-        advance: called with the bytes of each tensor written.
-
-    Raises what reading, fitting and writing can raise; nothing is left behind then.
+        known: models by a name of their own, such as the stages of a mergekit file.
+        threads, device: see `Engine`.
     """
-    folders = {label: locate(source.model, beside) for label, source in recipe.parents.items()}
-    adapter = detect(folders[recipe.carrier])
-    checkpoints = {label: adapter.open(folder) for label, folder in folders.items()}
-    adapter.check(checkpoints, recipe.carrier)
-    for label, source in recipe.parents.items():
-        if source.digest is not None and checkpoint_digest(checkpoints[label]) != source.digest:
-            raise DamagedFile(
-                f"parent '{label}' ({folders[label]}) is not the one this recipe was made with: its digest differs; "
-                "find the right files, or drop `digest` from the recipe to merge what is there"
-            )
-    return adapter.save(recipe, checkpoints, out, advance=advance, shard_bytes=shard_bytes)
+
+    beside: Path | None = None
+    known: Mapping[str, Path] = field(default_factory=dict)
+    threads: int | None = None
+    device: str = "cpu"
+    shard_bytes: int = SHARD_BYTES
+    watch: Watch = field(default_factory=Silent)
+
+    def make(self, recipe: Recipe, out: Path) -> Written:
+        """Stream the recipe's child to a new folder.
+
+        Raises what reading, fitting and writing can raise; nothing is left behind then.
+        """
+        adapter, models = self.open(recipe.parents, recipe.carrier)
+        return self._write(recipe, adapter, models, out)
+
+    def make_document(self, document: Document, out: Path) -> Written:
+        """The child of one mergekit document."""
+        sources = document.sources()
+        adapter, models = self.open(sources, next(iter(sources)))
+        resolved = resolve(document, {label: model.infos for label, model in models.items()}, adapter.layers(models))
+        for note in resolved.notes:
+            self.watch.note(note)
+        recipe = resolved.recipe.model_copy(update={"chat_template": document.chat_template})
+        return self._write(recipe, adapter, models, out)
+
+    def open(self, sources: Mapping[str, Source], reference: str) -> tuple[Adapter, dict[str, Model]]:
+        """The parents, with their LoRAs on top, and the adapter of their kind."""
+        folders = {label: self._locate(source.model) for label, source in sources.items()}
+        adapter = detect(folders[reference])
+        models: dict[str, Model] = {}
+        for label, source in sources.items():
+            checkpoint = adapter.open(folders[label])
+            _refuse_other(label, source, checkpoint)
+            models[label] = checkpoint
+            if source.lora is not None:
+                models[label] = View(checkpoint, LoraReader(checkpoint, self._locate(source.lora)))
+        return adapter, models
+
+    def _locate(self, model: str) -> Path:
+        return self.known[model] if model in self.known else locate(model, self.beside)
+
+    def _write(self, recipe: Recipe, adapter: Adapter, models: Mapping[str, Model], out: Path) -> Written:
+        aligned, alignment = adapter.aligned(recipe, models)
+        odd = adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices))
+        for warning in (*odd, *(alignment.warnings if alignment else ())):
+            self.watch.note(warning)
+        self.watch.start(out.name, sum(info.nbytes for info in aligned[recipe.carrier].infos.values()))
+        engine = Engine(aligned, threads=self.threads, device=self.device, forgetful=True)
+        return adapter.save(
+            recipe, aligned, out, engine=engine, alignment=alignment, advance=self.watch.advance, shard_bytes=self.shard_bytes
+        )
 
 
-def source_bytes(recipe: Recipe, beside: Path | None) -> int:
-    """Bytes of the carrier's tensors: about what will be written."""
-    return Checkpoint(locate(recipe.parents[recipe.carrier].model, beside)).nbytes
+def make_file(path: Path, out: Path, workshop: Workshop) -> Written:
+    """Make what a file describes: one recipe of evomm's, or one or several documents of mergekit's.
+
+    The stages of several documents are written beside ``out`` and removed at the end.
+    """
+    text = read_text(path)
+    documents = load_yaml_all(text, str(path))
+    if not is_mergekit(documents[0]):
+        return workshop.make(Recipe.from_yaml(text, str(path)), out)
+    *before, last = stages(read_documents(text, str(path)))
+    refuse_taken(out)
+    folder = out.parent / f".{out.name}.stages"
+    known: dict[str, Path] = {}
+    try:
+        for document in before:
+            assert document.name is not None  # only the last may have none
+            replace(workshop, known=known).make_document(document, folder / document.name)
+            known[document.name] = folder / document.name
+        return replace(workshop, known=known).make_document(last, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_other(label: str, source: Source, checkpoint: Checkpoint) -> None:
+    if source.digest is not None and checkpoint_digest(checkpoint) != source.digest:
+        raise DamagedFile(
+            f"parent '{label}' ({checkpoint.folder}) is not the one this recipe was made with: its digest differs; "
+            "find the right files, or drop `digest` from the recipe to merge what is there"
+        )

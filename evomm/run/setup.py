@@ -18,7 +18,7 @@ from evomm.fitness.task import Task
 from evomm.genome.blocks import group
 from evomm.genome.codec import Codec
 from evomm.genome.space import make_space
-from evomm.merge.engine import plan
+from evomm.merge.plan import plan
 from evomm.merge.recipe import Recipe, Source
 from evomm.run.config import EvolveConfig
 

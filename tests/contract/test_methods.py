@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from evomm.merge.methods import METHODS, parameters
+from evomm.merge.table import METHODS, parameters
 from evomm.merge.recipe import Recipe
 from tests.merge.kit import close, merge_one, merged, random_parents, readers, recipe, same, telling_values
 
@@ -37,7 +37,7 @@ def threads(count: int) -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_chunks_change_nothing(method: str, dtype: torch.dtype) -> None:
     parents = random_parents(LARGE, dtype=dtype)
-    assert same(merge_one(telling(method), parents, chunk=16_385), merge_one(telling(method), parents))
+    assert same(merge_one(telling(method), parents, piece=16_385), merge_one(telling(method), parents))
     few = {label: tensor[:61] for label, tensor in parents.items()}
     for chunk in (1, 7, 60):
         assert same(merge_one(telling(method), few, chunk), merge_one(telling(method), few))

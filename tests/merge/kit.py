@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomm.checkpoints.reader import MemoryReader
-from evomm.merge.engine import Engine, Readers, plan
-from evomm.merge.methods import METHODS, parameters
+from evomm.merge.engine import Engine, Pieces
+from evomm.merge.plan import Job, Readers, plan
+from evomm.merge.table import METHODS, parameters
 from evomm.merge.recipe import Block, DtypeName, Recipe, Source, Value
-from evomm.merge.whole import CHUNK
+from evomm.merge.whole import PIECE
 
 LABELS = ("base", "a", "b")
 
@@ -26,8 +27,8 @@ def recipe(
     blocks: tuple[Block, ...] = (),
     **values: Value,
 ) -> Recipe:
-    """A recipe over labels; the label "base" is a parent only for methods on task vectors."""
-    on_deltas = METHODS[method].on == "deltas"
+    """A recipe over labels; the label "base" is a parent only for methods that need one."""
+    on_deltas = METHODS[method].needs_base
     parents = [label for label in labels if on_deltas or label != "base"]
     return Recipe(
         method=method,
@@ -45,18 +46,22 @@ def readers(tensors: Mapping[str, Tensor | Mapping[str, Tensor]]) -> Readers:
     return {label: MemoryReader({"w": t} if isinstance(t, Tensor) else t) for label, t in tensors.items()}
 
 
-def merged(what: Recipe, parents: Readers, chunk: int = CHUNK) -> dict[str, Tensor]:
+def merged(what: Recipe, parents: Readers, piece: int = PIECE, threads: int = 1) -> dict[str, Tensor]:
     """The child's tensors."""
-    engine, child = Engine(parents, chunk), {}
-    for job in plan(what, parents):
-        child[job.name] = torch.empty(job.info.shape, dtype=job.info.dtype)
-        engine.merge(what, job, child[job.name])
+    jobs = plan(what, parents)
+    child = {job.name: torch.empty(job.info.shape, dtype=job.info.dtype) for job in jobs}
+
+    def take(job: Job, pieces: Pieces) -> None:
+        for start, values in pieces:
+            child[job.name].view(-1)[start : start + values.numel()] = values
+
+    Engine(parents, piece=piece, threads=threads).each(what, jobs, take)
     return child
 
 
-def merge_one(what: Recipe, tensors: Mapping[str, Tensor], chunk: int = CHUNK) -> Tensor:
+def merge_one(what: Recipe, tensors: Mapping[str, Tensor], piece: int = PIECE) -> Tensor:
     """The child of parents with one tensor each."""
-    return merged(what, readers({label: tensors[label] for label in what.parents}), chunk)["w"]
+    return merged(what, readers({label: tensors[label] for label in what.parents}), piece)["w"]
 
 
 def random_parents(

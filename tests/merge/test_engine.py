@@ -8,9 +8,10 @@ import torch
 from evomm.checkpoints.reader import Checkpoint, MemoryReader
 from evomm.errors import DamagedFile, MisfitError
 from evomm.merge.apply import apply
-from evomm.merge.engine import Engine, Readers
+from evomm.merge.engine import Engine
+from evomm.merge.plan import Readers
 from evomm.merge.live import Live
-from evomm.merge.methods import METHODS
+from evomm.merge.table import METHODS
 from evomm.merge.recipe import Block, DtypeName, Recipe
 from tests.merge.kit import merge_one, merged, random_parents, readers, recipe, same, telling_values
 
@@ -72,7 +73,7 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path: Path, bad: flo
     parents = random_parents(100, dtype=dtype)
     parents["b"][[5, 50]] = bad
     with pytest.raises(DamagedFile, match=r"parent 'b': tensor 'w' holds 2 value\(s\) that are NaN or infinite"):
-        apply(recipe("linear"), readers(parents), tmp_path / "out", chunk=40)
+        apply(recipe("linear"), readers(parents), tmp_path / "out", piece=40)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomm.errors import UsageError
-from evomm.merge.methods import METHODS, parameters
+from evomm.merge.table import METHODS, parameters
 from evomm.merge.recipe import Block, Recipe, Source
 from tests.merge.kit import recipe
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomm.merge.whole import CHUNK, WholeTensor
+from evomm.merge.whole import PIECE, WholeTensor
 from tests.merge.kit import LABELS, merge_one, merged, readers, recipe
 
 WIDTHS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
@@ -29,7 +29,7 @@ def largest(tensor: Tensor) -> NDArray[np.float32]:
     return np.sort(np.abs(tensor.float().numpy()))[::-1]
 
 
-def mask(density: float, label: str = "a", name: str = "w", seed: int = 0, numel: int = N, chunk: int = CHUNK) -> Tensor:
+def mask(density: float, label: str = "a", name: str = "w", seed: int = 0, numel: int = N, piece: int = PIECE) -> Tensor:
     """The elements that DARE keeps, read off a child of ones."""
     only = {other: float(other == label) for other in LABELS[1:]}
     ones = {other: torch.ones(numel) if other != "base" else torch.zeros(numel) for other in LABELS}
@@ -59,9 +59,9 @@ def test_ties_and_neighbours_of_a_bucket(dtype: torch.dtype, values: list[float]
 
 @DTYPES
 def test_thresholds_over_several_chunks(dtype: torch.dtype) -> None:
-    tensor = torch.randn(CHUNK + 1_001, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tensor = torch.randn(PIECE + 1_001, generator=torch.Generator().manual_seed(0)).to(dtype)
     facts = whole(tensor)
-    for keep in (1, 1_000, CHUNK, tensor.numel()):
+    for keep in (1, 1_000, PIECE, tensor.numel()):
         assert facts.threshold(0, keep) == largest(tensor)[keep - 1]
 
 
@@ -98,7 +98,7 @@ def test_masks_of_other_parents_tensors_and_seeds_are_independent(other: dict[st
 
 def test_a_mask_does_not_know_how_it_was_cut() -> None:
     expected = mask(0.4, numel=1_000)
-    assert all(torch.equal(mask(0.4, numel=1_000, chunk=chunk), expected) for chunk in (1, 3, 8, 997))
+    assert all(torch.equal(mask(0.4, numel=1_000, piece=chunk), expected) for chunk in (1, 3, 8, 997))
 
 
 def test_a_mask_does_not_know_who_else_is_merged() -> None:

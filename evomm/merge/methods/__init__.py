@@ -1,0 +1,1 @@
+"""The merge methods, one family to a file."""

@@ -1,0 +1,54 @@
+"""Sums with fixed coefficients.
+
+>>> linear([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 6.0])], None, weight=[1.0, 1.0])
+tensor([2., 4.])
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from evomm.merge.method import Weights, Whole
+
+
+def linear(parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = True) -> Tensor:
+    """Weighted mean (or, not normalized, weighted sum) of the parents. Model soups, arXiv 2203.05482."""
+    return mix(parents, weight, normalize)
+
+
+def weighted_sum(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 0.5) -> Tensor:
+    """(1 - alpha) A + alpha B, as the checkpoint mergers of the diffusion world name it."""
+    return combination(parents, [1 - alpha, alpha])
+
+
+def add_difference(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 1.0) -> Tensor:
+    """A + alpha (B - base), as the checkpoint mergers of the diffusion world name it; parents are base, A, B."""
+    base, a, b = parents
+    return a + (b - base).mul_(alpha)
+
+
+def task_arithmetic(
+    deltas: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = False, lambda_: float = 1.0
+) -> Tensor:
+    """λ Σ_p w_p δ_p. arXiv 2212.04089."""
+    return mix(deltas, weight, normalize, lambda_)
+
+
+def passthrough(parents: Sequence[Tensor], whole: Whole, *, scale: Weights) -> Tensor:
+    """The one parent there is, times its scale. Made for stacks of layers, as in SOLAR, arXiv 2312.15166."""
+    return parents[0] if scale[0] == 1 else parents[0] * scale[0]
+
+
+def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """Σ_p c_p x_p, added in the order of the parents."""
+    total = tensors[0] * coefficients[0]
+    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
+        total.add_(tensor, alpha=coefficient)
+    return total
+
+
+def mix(tensors: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0) -> Tensor:
+    """scale Σ_p w_p x_p; normalized: over Σ_p w_p, unless that is 0."""
+    total = sum(weight) if normalize else 1.0
+    scale = scale / total if abs(total) > 1e-8 else scale
+    return combination(tensors, [w * scale for w in weight])
