@@ -1,0 +1,155 @@
+"""A base model with a LoRA adapter on top (arXiv 2106.09685), in peft's format: W + scale · alpha/r · B @ A, made when read.
+
+Nothing is materialised: a slice of an adapted matrix multiplies only the rows that it covers. Products are computed over
+blocks of rows that depend on the matrix alone, so no element depends on how a tensor is cut into pieces.
+"""
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomm.checkpoints.lora_config import CONFIG, LoraConfig, read_config
+from evomm.checkpoints.lora_file import Part, Product, read_parts
+from evomm.checkpoints.reader import INDEX, SINGLE, Flat, TensorInfo, TensorReader
+from evomm.errors import MisfitError
+
+_BLOCK = 1 << 16  # elements of a product made at once: 256 KiB of float32 stay in the cache
+_ROWS = 8  # at least; a product of a single row is slow, and rounded otherwise
+
+
+def is_lora(folder: Path) -> bool:
+    """Whether a folder holds a peft adapter and no model of its own."""
+    return (folder / CONFIG).exists() and not (folder / SINGLE).exists() and not (folder / INDEX).exists()
+
+
+def recorded_base(folder: Path) -> str | None:
+    """The base model that the adapter names, as ``name`` or ``name@revision``; None when it names none."""
+    return read_config(folder).base
+
+
+class LoraReader:
+    """A base model's tensors, changed by an adapter; names, shapes and dtypes are the base's.
+
+    Args:
+        base: the model that the adapter was trained on.
+        folder: holds adapter_config.json and adapter_model.safetensors.
+        scale: multiplies the whole change: products, and what modules and biases stored whole differ by.
+
+    Raises:
+        MissingFile, DamagedFile, UnsafeFile: the adapter's files are not there, broken, or pickled.
+        UsageError: the adapter is of a kind that evomm cannot apply.
+        MisfitError: the adapter was made for another base.
+    """
+
+    def __init__(self, base: TensorReader, folder: str | Path, scale: float = 1.0) -> None:
+        self.folder = Path(folder)
+        self.infos = base.infos
+        self._base = base
+        self._scale = scale
+        config = read_config(self.folder)
+        parts = read_parts(self.folder, config)
+        self._parts = {home: parts[name] for name, home in _homes(parts, set(base.infos), self.folder, config).items()}
+        for home, part in self._parts.items():
+            _refuse_misfit(part, home, base.infos[home], self.folder, config)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the tensors that the adapter changes."""
+        return tuple(self._parts)
+
+    def flat(self, name: str) -> Flat:
+        """The tensor's elements in a row, changed as they are read."""
+        base = self._base.flat(name)
+        return _Adapted(base, self.infos[name], self._parts[name], self._scale) if name in self._parts else base
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor."""
+        return self.flat(name)[:].reshape(self.infos[name].shape) if name in self._parts else self._base.read(name)
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """Elements of one changed tensor."""
+
+    base: Flat
+    info: TensorInfo
+    part: Part
+    scale: float
+
+    def __getitem__(self, part: slice) -> Tensor:
+        start, stop, step = part.indices(self.info.numel)
+        stop = max(start, stop)
+        whole, product = self.part.whole, self.part.product
+        if whole is not None and self.scale == 1:
+            out = whole.reshape(-1)[start:stop]
+        else:
+            out = self.base[start:stop].float()
+            if whole is not None:
+                out = out + (whole.reshape(-1)[start:stop].float() - out) * self.scale
+        if product is not None and stop > start:
+            out = out.float() + _elements(product, start, stop) * (self.scale * product.scaling)
+        return out.to(self.info.dtype)[::step]
+
+
+def _elements(product: Product, start: int, stop: int) -> Tensor:
+    """Elements ``start:stop`` of left @ right, float32, from whole blocks of rows."""
+    columns = product.right.shape[1]
+    rows = max(_ROWS, _BLOCK // columns)
+    first = start // columns // rows * rows
+    blocks = [product.left[row : row + rows] @ product.right for row in range(first, -(-stop // columns), rows)]
+    return torch.cat(blocks).reshape(-1)[start - first * columns : stop - first * columns]
+
+
+def _homes(parts: Mapping[str, Part], known: Set[str], folder: Path, config: LoraConfig) -> Mapping[str, str]:
+    """Tensor name in the adapter -> in the base.
+
+    Tied heads that the adapter stores a second time, but the base does not, are left out.
+    """
+    tables = list(_tables(parts, known))
+    best = max(tables, key=lambda table: sum(home in known for home in table.values()))  # the first of the best
+    homes = {name: home for name, home in best.items() if home in known}
+    twins = [parts[name] for name in homes]
+    lost = [name for name in parts if name not in homes and not any(parts[name].same(twin) for twin in twins)]
+    if lost:
+        raise MisfitError(
+            f"{folder}: the adapter changes '{lost[0]}', which this base does not have ({len(lost)} of {len(parts)} changed "
+            f"tensors are not there); {_wanted(config)}"
+        )
+    fitting = {tuple(t.values()) for t in tables if all(home in known for home in t.values())}
+    if (best is not tables[0] and len(fitting) > 1) or len(set(homes.values())) < len(homes):
+        raise MisfitError(
+            f"{folder}: '{next(iter(parts))}' could be more than one tensor of this base; {_wanted(config)}, "
+            "named as it was when the adapter was trained"
+        )
+    return homes
+
+
+def _tables(parts: Mapping[str, Part], known: Set[str]) -> Iterator[Mapping[str, str]]:
+    """Ways to read the adapter's names: as they are, or with one leading word (``model.``, ``transformer.``) less or more."""
+    yield {name: name for name in parts}
+    for word in sorted({f"{name.partition('.')[0]}." for name in parts}):
+        yield {name: name if name in known else name.removeprefix(word) for name in parts}
+    for word in sorted({f"{name.partition('.')[0]}." for name in known}):
+        yield {name: name if name in known else word + name for name in parts}
+
+
+def _refuse_misfit(part: Part, home: str, info: TensorInfo, folder: Path, config: LoraConfig) -> None:
+    stored = [tuple(part.whole.shape)] if part.whole is not None else []
+    made = [part.product.shape] if part.product is not None else []
+    for shape in stored + made:
+        if shape != info.shape:
+            turned = made and shape[::-1] == info.shape
+            raise MisfitError(
+                f"{folder}: the adapter's '{home}' has shape {list(shape)}, expected the base's {list(info.shape)}; "
+                + ("fan_in_fan_out in adapter_config.json says how the base stores it, is it right? " if turned else "")
+                + _wanted(config)
+            )
+    if made and not info.dtype.is_floating_point:
+        raise MisfitError(f"{folder}: the base's '{home}' is quantized ({info.dtype}); use the base before quantization")
+
+
+def _wanted(config: LoraConfig) -> str:
+    return f"use the base that it was trained on ({config.base or 'the adapter does not name it'})"

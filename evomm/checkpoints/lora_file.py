@@ -1,0 +1,112 @@
+"""What an adapter_model.safetensors holds, as changes of the base's tensors.
+
+base_model.model.layers.0.q_proj.lora_A.weight        (r, in) and lora_B.weight (out, r): B @ A is added to q_proj.weight
+base_model.model.embed_tokens.lora_embedding_A        (r, words) and lora_embedding_B (dim, r): (B @ A).T is added
+base_model.model.norm.weight                          a module or a bias stored whole: it replaces the base's
+base_model.model.embed_tokens.base_layer.weight       the same, of a module that has factors too
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomm.checkpoints.lora_config import WAY_OUT, WEIGHTS, LoraConfig
+from evomm.checkpoints.reader import inside, read_tensors
+from evomm.errors import DamagedFile, MissingFile, UnsafeFile, UsageError
+
+PREFIX = "base_model.model."
+_PICKLE = "adapter_model.bin"
+_FACTOR = re.compile(r"(?P<module>.+)\.(?P<factor>lora_[AB](?=\.weight$)|lora_embedding_[AB]$)(\.weight)?")
+_PIECE = 1 << 22  # elements looked at together
+
+
+@dataclass(frozen=True)
+class Product:
+    """A low-rank change: ``left`` (rows, r) @ ``right`` (r, columns) · scaling, of a tensor of this shape."""
+
+    left: Tensor
+    right: Tensor
+    scaling: float
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What an adapter does to one tensor: ``whole`` replaces it, then ``product`` is added; either can be absent."""
+
+    whole: Tensor | None
+    product: Product | None
+
+    def same(self, other: "Part") -> bool:
+        """Whether both do the same, as the parts of tied embeddings do."""
+        ours, theirs = ([p.whole] if p.product is None else [p.whole, p.product.left, p.product.right] for p in (self, other))
+        return len(ours) == len(theirs) and all(
+            a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(ours, theirs, strict=True)
+        )
+
+
+def read_parts(folder: Path, config: LoraConfig) -> Mapping[str, Part]:
+    """Tensor name, as the adapter knows it -> its change.
+
+    Raises:
+        MissingFile, UnsafeFile: no weights, or pickled ones.
+        DamagedFile: half a pair, a rank that the config denies, or values that are not finite.
+        UsageError: tensors of a variant of LoRA that evomm cannot apply.
+    """
+    path = _weights(folder)
+    factors: dict[str, dict[str, Tensor]] = {}
+    wholes: dict[str, Tensor] = {}
+    for key, tensor in read_tensors(path).items():
+        if not _finite(tensor):
+            raise DamagedFile(f"{path}: '{key}' holds NaN or infinity; training diverged or the file is broken")
+        name = key.removeprefix(PREFIX)
+        if match := _FACTOR.fullmatch(name):
+            factors.setdefault(match["module"], {})[match["factor"]] = tensor
+        elif ".lora_" in name or "trainable_tokens" in name:
+            raise UsageError(f"{path}: '{key}' belongs to a variant of LoRA that evomm cannot apply; {WAY_OUT}")
+        else:
+            wholes[name.replace(".base_layer.", ".")] = tensor
+    products = {f"{module}.weight": _product(module, pair, config, path) for module, pair in factors.items()}
+    if not products and not wholes:
+        raise DamagedFile(f"{path}: holds no tensors; download or save the adapter again")
+    return {name: Part(wholes.get(name), products.get(name)) for name in {**products, **wholes}}
+
+
+def _weights(folder: Path) -> Path:
+    if (folder / WEIGHTS).exists():
+        return inside(folder, WEIGHTS)
+    if (folder / _PICKLE).exists():
+        raise UnsafeFile(
+            f"{folder}: only pickled weights ({_PICKLE}), which can run code when loaded, so evomm never does; convert "
+            "them where you trust them: load the adapter with peft, save_pretrained writes safetensors"
+        )
+    raise MissingFile(f"{folder}: expected {WEIGHTS}, found no weights; copy the adapter again")
+
+
+def _product(module: str, pair: Mapping[str, Tensor], config: LoraConfig, path: Path) -> Product:
+    words = "lora_embedding_A" in pair
+    a, b = (pair.get(f"lora_{'embedding_' if words else ''}{side}") for side in "AB")
+    if a is None or b is None or len(pair) != 2:
+        raise DamagedFile(f"{path}: '{module}' has {' and '.join(sorted(pair))}; expected one A and one B of a kind")
+    rank = config.rank(module)
+    kernel = (1,) * (a.ndim - 2)  # of a convolution's B
+    if a.ndim < 2 or 0 in (*a.shape, *b.shape) or a.shape[0] != rank or tuple(b.shape[1:]) != (rank, *kernel):
+        raise DamagedFile(
+            f"{path}: '{module}' has A {list(a.shape)} and B {list(b.shape)}; expected [{rank}, in] and [out, {rank}], "
+            "by the rank in adapter_config.json; save the adapter again, unsharded"
+        )
+    shape = (len(b), *a.shape[1:])
+    a, b = a.float().flatten(1), b.float().flatten(1)  # (r, in), (out, r)
+    if words or (config.fan_in_fan_out and not kernel):  # stored as (in, out)
+        return Product(a.T.contiguous(), b.T.contiguous(), config.scaling(module), shape[::-1])
+    return Product(b, a, config.scaling(module), shape)
+
+
+def _finite(tensor: Tensor) -> bool:
+    flat = tensor.reshape(-1)
+    pieces = (flat[start : start + _PIECE] for start in range(0, flat.numel(), _PIECE))
+    return all(bool(torch.isfinite(p.float() if p.dtype.itemsize == 1 else p).all()) for p in pieces)
