@@ -162,16 +162,22 @@ class _Values:
     def of_all(self, start: int, stop: int) -> tuple[Tensor | None, list[Tensor]]:
         """The base's piece, if there is a base, and one piece per parent."""
         base = None if self._base is None else self._piece(self._base, start, stop)
-        parents = [self._piece(flat, start, stop) for flat in self._parents]
-        return base, parents if base is None else [parent - base for parent in parents]
+        return base, [self._value(flat, base, start, stop) for flat in self._parents]
 
     def of_one(self, parent: int, start: int, stop: int) -> Tensor:
         """One parent's piece."""
-        piece = self._piece(self._parents[parent], start, stop)
-        return piece if self._base is None else piece - self._piece(self._base, start, stop)
+        base = None if self._base is None else self._piece(self._base, start, stop)
+        return self._value(self._parents[parent], base, start, stop)
 
     def _piece(self, flat: Flat, start: int, stop: int) -> Tensor:
         return flat[start:stop].to(self._device, torch.float32)
+
+    def _value(self, flat: Flat, base: Tensor | None, start: int, stop: int) -> Tensor:
+        stored = flat[start:stop]
+        piece = stored.to(self._device, torch.float32)
+        if base is None:
+            return piece
+        return piece - base if piece is stored else piece.sub_(base)  # what was converted is ours to write to
 
 
 @cache

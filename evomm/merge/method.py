@@ -13,9 +13,11 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
-from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Whole(Protocol):
 
         ``key`` names the quantity, with every coefficient that it depends on: it is computed once for each key.
         """
+        ...
+
+    def once(self, key: Hashable, make: Callable[[], "T"]) -> "T":
+        """What ``make`` gives, made once for the whole tensor and each key, which names every coefficient it depends on."""
         ...
 
     def cutoff(self, parent: int, count: int) -> float:

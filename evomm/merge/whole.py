@@ -7,6 +7,7 @@ order, cutoffs come from exact counts, random numbers from the element's positio
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomm.merge.method import Score
+from evomm.merge.method import Score, T
 
-PIECE = 1 << 17  # elements: 512 KiB of float32, so that a few operands stay in the second-level cache
+PIECE = 1 << 16  # elements: 256 KiB of float32, so that eight operands stay in the second-level cache
 _LANES = 64  # elements; pieces that start and end at a multiple of the vector lanes round alike however they are cut
 _PER_WORD = 4  # draws of 16 bits in a random word of 64
-_KEPT = 64  # totals remembered per tensor: a search asks for new ones with every genome
+_KEPT = 64  # facts remembered per tensor: a search asks for new ones with every genome
 _SAMPLES = 4  # pieces that `ranked_share` looks at
 
 Load = Callable[[int, int, int], Tensor]
@@ -51,26 +52,32 @@ class WholeTensor:
         self._load = load
         self._dtype = dtype if dtype in {torch.float16, torch.bfloat16} else torch.float32
         self._streams = [_Stream(key) for key in keys]
-        self._totals: dict[Hashable, Tensor] = {}
-        self._counts: dict[Hashable, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-        self._shares: dict[int, float] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def values(self, start: int, stop: int) -> list[Tensor]:
         """Elements of all parents: (stop - start,), or (r, C) for methods that work on rows."""
         return [self._value(p, start, stop) for p in range(len(self._streams))]
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives; remembered, the last few of them."""
+        if key not in self._made:
+            made = make()
+            while len(self._made) >= _KEPT:
+                del self._made[next(iter(self._made))]
+            self._made[key] = made
+        found: T = self._made[key]
+        return found
+
     def total(self, key: Hashable, of: Score) -> Tensor:
         """Σ over pieces of ``of(values, view)``, float64."""
-        if key not in self._totals:
-            total: Tensor | None = None
-            for start, stop in self._pieces():
-                values = self.values(start, stop)
-                part = of(values, PieceView(self, values, start)).double().cpu()
-                total = part if total is None else total.add_(part)
-            while len(self._totals) >= _KEPT:
-                del self._totals[next(iter(self._totals))]
-            self._totals[key] = torch.zeros((), dtype=torch.float64) if total is None else total
-        return self._totals[key]
+        return self.once((key, "total"), lambda: self._total(of))
+
+    def _total(self, of: Score) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for start, stop in self._pieces():
+            values = self.values(start, stop)
+            total = total + of(values, PieceView(self, values, start)).double().cpu()
+        return total
 
     def cutoff(self, parent: int, count: int) -> float:
         """The ``count`` elements of largest magnitude are those above this; equal ones go together (see `Whole.cutoff`).
@@ -80,8 +87,9 @@ class WholeTensor:
         """
         if count <= 0:
             return math.inf
-        if count >= self.numel:
-            return -1.0
+        return -1.0 if count >= self.numel else self.once(("cutoff", parent, count), lambda: self._cutoff(parent, count))
+
+    def _cutoff(self, parent: int, count: int) -> float:
         high, above, equal = _nth(*self._histogram(parent, None), count)
         if self._dtype.itemsize == 4:
             low, inside, equal = _nth(*self._histogram(parent, high), count - above)
@@ -93,8 +101,9 @@ class WholeTensor:
 
     def nth_of(self, key: Hashable, score: Score, count: int) -> float:
         """The ``count``-th largest score, exactly, from two counting passes."""
-        if count <= 0:
-            return math.inf
+        return math.inf if count <= 0 else self.once((key, "nth", count), lambda: self._nth_of(key, score, count))
+
+    def _nth_of(self, key: Hashable, score: Score, count: int) -> float:
         upper = self.total((key, "upper"), lambda values, view: _bincount(_ordered(score(values, view)) >> 16, 1 << 16))
         high, above, _ = _nth(*_occupied(upper), count)
         lower = self.total((key, high), lambda values, view: _lower(_ordered(score(values, view)), high))
@@ -109,28 +118,18 @@ class WholeTensor:
 
     def ranked_share(self, parent: int) -> float:
         """Σ rank |x| / Σ |x| over a few pieces, evenly spread."""
-        if parent not in self._shares:
-            spans = list(self._pieces())
-            chosen = sorted({round(i * (len(spans) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
-            weighted = plain = 0.0
-            for start, stop in (spans[i] for i in chosen):
-                rows = np.sort(self._value(parent, start, stop).abs().cpu().numpy(), axis=-1)
-                sums = rows.sum(0, dtype=np.float64)
-                weighted += float(sums @ _ramp(rows.shape[-1]))
-                plain += float(sums.sum())
-            self._shares[parent] = weighted / plain if plain > 0 else 0.5
-        return self._shares[parent]
+        return self.once(("ranked share", parent), lambda: self._ranked_share(parent))
 
-    def order(self, values: Tensor) -> Tensor:
-        """(r, C) int64: the positions of each row's elements from the smallest magnitude to the largest."""
-        bits = self._bits(values).cpu().numpy()
-        narrow = bits.dtype == np.int16 and bits.shape[-1] <= 1 << 16
-        kind, shift = (np.int32, 16) if narrow else (np.int64, 32)
-        # Magnitude and position in one integer: sorting these takes a tenth of an argsort.
-        packed: NDArray[np.signedinteger[Any]] = np.left_shift(bits.astype(kind), shift)
-        np.bitwise_or(packed, np.arange(bits.shape[-1], dtype=kind), out=packed)
-        packed.sort(axis=-1)
-        return torch.from_numpy(np.bitwise_and(packed, (1 << shift) - 1).astype(np.int64))
+    def _ranked_share(self, parent: int) -> float:
+        spans = list(self._pieces())
+        chosen = sorted({round(i * (len(spans) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+        weighted = plain = 0.0
+        for start, stop in (spans[i] for i in chosen):
+            rows = np.sort(self._value(parent, start, stop).abs().cpu().numpy(), axis=-1)
+            sums = rows.sum(0, dtype=np.float64)
+            weighted += float(sums @ _ramp(rows.shape[-1]))
+            plain += float(sums.sum())
+        return weighted / plain if plain > 0 else 0.5
 
     def _pieces(self) -> Iterator[tuple[int, int]]:
         return pieces(self.numel, self.columns, PIECE)
@@ -141,21 +140,19 @@ class WholeTensor:
 
     def _histogram(self, parent: int, bucket: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Occupied magnitudes (the upper 15 bits, or the lower 16 of one bucket), largest first, and how many reach them."""
-        key = (parent, bucket)
-        if key not in self._counts:
-            counts = torch.zeros(1 << 16, dtype=torch.int64)
-            for start, stop in self._pieces():
-                bits = self._bits(self._load(parent, start, stop))
-                if self._dtype.itemsize == 2:
-                    counts[: 1 << 15] += torch.bincount(bits, minlength=1 << 15).cpu()
-                elif bucket is None:
-                    counts += _bincount(bits >> 16, 1 << 16).cpu()
-                else:
-                    counts += _lower(bits, bucket).cpu()
-            while len(self._counts) >= _KEPT:
-                del self._counts[next(iter(self._counts))]
-            self._counts[key] = _occupied(counts)
-        return self._counts[key]
+        return self.once(("histogram", parent, bucket), lambda: self._counted(parent, bucket))
+
+    def _counted(self, parent: int, bucket: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        counts = torch.zeros(1 << 16, dtype=torch.int64)
+        for start, stop in self._pieces():
+            bits = self._bits(self._load(parent, start, stop))
+            if self._dtype.itemsize == 2:
+                counts[: 1 << 15] += torch.bincount(bits, minlength=1 << 15).cpu()
+            elif bucket is None:
+                counts += _bincount(bits >> 16, 1 << 16).cpu()
+            else:
+                counts += _lower(bits, bucket).cpu()
+        return _occupied(counts)
 
     def _bits(self, values: Tensor) -> Tensor:
         """Magnitudes as integers that order alike: 15 bits for 16-bit floats, 31 for float32."""
@@ -197,6 +194,10 @@ class PieceView:
         """Elements of the whole tensor."""
         return self._whole.numel
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once for the whole tensor."""
+        return self._whole.once(key, make)
+
     def total(self, key: Hashable, of: Score) -> Tensor:
         """Σ over the whole tensor."""
         return self._whole.total(key, of)
@@ -225,11 +226,10 @@ class PieceView:
     def ranked_lottery(self, parent: int, low: float, high: float) -> Tensor:
         """A random mask, its density growing with the rank of the magnitude in the row."""
         values = self._values[parent]
-        density = low + (high - low) * _ramp(values.shape[-1])  # (C,) of the ranks
-        thresholds = np.minimum(np.rint(density * (1 << 16)), (1 << 16) - 1).astype(np.uint16)
+        thresholds = _thresholds(values.shape[-1], low, high)
         mask = np.less(self._draws(parent).reshape(values.shape), thresholds).view(np.int8)  # draws go to ranks
-        kept = torch.from_numpy(mask).to(values.dtype)
-        return torch.empty_like(kept).scatter_(1, self._whole.order(values), kept).to(values.device)
+        kept = torch.from_numpy(mask)
+        return torch.empty_like(kept).scatter_(1, _order(values.cpu()), kept).to(values.device, values.dtype)
 
     def _draws(self, parent: int) -> NDArray[np.uint16]:
         return self._whole.draws(parent, self._start, self._start + self._values[parent].numel())
@@ -261,6 +261,32 @@ class _Stream:
 def _ramp(count: int) -> NDArray[np.float64]:
     """(count,) ranks from 0 to 1; one element alone is in the middle."""
     return np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])
+
+
+@lru_cache(maxsize=256)
+def _thresholds(columns: int, low: float, high: float) -> NDArray[np.uint16]:
+    """(C,) by rank: draws below it are kept, at a density from low to high."""
+    density = low + (high - low) * _ramp(columns)
+    return np.minimum(np.rint(density * (1 << 16)), (1 << 16) - 1).astype(np.uint16)
+
+
+def _order(values: Tensor) -> Tensor:
+    """(r, C) int64: the positions of each row's elements from the smallest magnitude to the largest.
+
+    Magnitude (to 8 significant bits, or all in rows beyond 65,536) and position are packed into one integer: sorting these
+    takes a tenth of an argsort.
+    """
+    bits, columns = values.view(torch.int32).numpy(), values.shape[-1]
+    if columns <= 1 << 16:
+        packed = np.bitwise_and(bits, 0x7FFF0000)
+        np.bitwise_or(packed, np.arange(columns, dtype=np.int32), out=packed)
+        packed.sort(axis=-1)
+        return torch.from_numpy(np.bitwise_and(packed, 0xFFFF)).long()
+    wide = np.bitwise_and(bits, 0x7FFFFFFF).astype(np.int64)
+    np.left_shift(wide, 32, out=wide)
+    np.bitwise_or(wide, np.arange(columns, dtype=np.int64), out=wide)
+    wide.sort(axis=-1)
+    return torch.from_numpy(np.bitwise_and(wide, 0xFFFFFFFF))
 
 
 def _ordered(score: Tensor) -> Tensor:

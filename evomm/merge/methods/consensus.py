@@ -17,22 +17,17 @@ def model_stock(deltas: Sequence[Tensor], whole: Whole, *, filter_wise: bool = F
 
     filter_wise: one t for each row of the tensor.
     """
-    count = len(deltas)
-    pairs = [(i, j) for i in range(count) for j in range(i)]
-    if filter_wise:
-        wide = [delta.double() for delta in deltas]
-        norms = [x.norm(dim=-1, keepdim=True) for x in wide]
-        found = [(wide[i] * wide[j]).sum(-1, keepdim=True) / (norms[i] * norms[j]).clamp(min=1e-6) for i, j in pairs]
-    else:
-        products = gram(whole)
-        lengths = products.diagonal().sqrt()
-        found = [products[i, j] / (lengths[i] * lengths[j]).clamp(min=1e-6) for i, j in pairs]
-    cosine = torch.stack([c.clamp(-1, 1) for c in found]).mean(0)
-    below = 1 + (count - 1) * cosine
-    t = torch.where(below.abs() < 1e-6, 0.0, count * cosine / below)
     if not filter_wise:
-        return combination(deltas, [float(t) / count] * count)
-    return add(deltas).mul_((t / count).to(deltas[0].dtype))
+        t = whole.once("model stock", lambda: float(_stock(_pair_cosines(gram(whole)), len(deltas))))
+        return combination(deltas, [t / len(deltas)] * len(deltas))
+    wide = [delta.double() for delta in deltas]
+    norms = [x.norm(dim=-1, keepdim=True) for x in wide]
+    found = [
+        (wide[i] * wide[j]).sum(-1, keepdim=True) / (norms[i] * norms[j]).clamp(min=1e-6)
+        for i in range(len(wide))
+        for j in range(i)
+    ]
+    return add(deltas).mul_((_stock(found, len(deltas)) / len(deltas)).to(deltas[0].dtype))
 
 
 def sce(deltas: Sequence[Tensor], whole: Whole, *, select_topk: Fraction = 1.0) -> Tensor:
@@ -63,6 +58,19 @@ def ramplus_tl(
     mean = add(kept).div_(counts.clamp_min(1))
     boost = combination(kept, [scale - 1 for scale in scales]).mul_(alone)
     return mean.add_(boost)
+
+
+def _pair_cosines(products: Tensor) -> list[Tensor]:
+    lengths = products.diagonal().sqrt()
+    pairs = [(i, j) for i in range(len(products)) for j in range(i)]
+    return [products[i, j] / (lengths[i] * lengths[j]).clamp(min=1e-6) for i, j in pairs]
+
+
+def _stock(cosines: Sequence[Tensor], count: int) -> Tensor:
+    """How far to go from the base to the mean of ``count`` models; 0 where the formula has no finite value."""
+    cosine = torch.stack([c.clamp(-1, 1) for c in cosines]).mean(0)
+    below = 1 + (count - 1) * cosine
+    return torch.where(below.abs() < 1e-6, 0.0, count * cosine / below)
 
 
 def _selected(deltas: Sequence[Tensor], whole: Whole, share: float) -> Sequence[Tensor]:

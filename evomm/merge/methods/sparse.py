@@ -28,7 +28,8 @@ def ties(
 
     TIES, arXiv 2306.01708.
     """
-    return elect(_trim(deltas, whole, density, [0.0] * len(deltas), rescale), weight, normalize, lambda_)
+    kept, gains = _trim(deltas, whole, density, [0.0] * len(deltas), rescale)
+    return elect(kept, weight, normalize, lambda_, gains)
 
 
 def breadcrumbs(
@@ -43,7 +44,8 @@ def breadcrumbs(
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop the ``gamma`` largest elements and so many of the smallest that ``density`` are left, sum. arXiv 2312.06795."""
-    return mix(_trim(deltas, whole, density, gamma, rescale), weight, normalize, lambda_)
+    kept, gains = _trim(deltas, whole, density, gamma, rescale)
+    return mix(kept, weight, normalize, lambda_, gains)
 
 
 def breadcrumbs_ties(
@@ -58,7 +60,8 @@ def breadcrumbs_ties(
     lambda_: float = 1.0,
 ) -> Tensor:
     """Trim as Model Breadcrumbs (arXiv 2312.06795), then elect signs as TIES (arXiv 2306.01708)."""
-    return elect(_trim(deltas, whole, density, gamma, rescale), weight, normalize, lambda_)
+    kept, gains = _trim(deltas, whole, density, gamma, rescale)
+    return elect(kept, weight, normalize, lambda_, gains)
 
 
 def dare_linear(
@@ -72,7 +75,8 @@ def dare_linear(
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop elements of the task vectors by lot, scale up the rest, sum. DARE, arXiv 2311.03099."""
-    return mix(_drop(deltas, whole, density, rescale), weight, normalize, lambda_)
+    kept, gains = _drop(deltas, whole, density, rescale)
+    return mix(kept, weight, normalize, lambda_, gains)
 
 
 def dare_ties(
@@ -86,7 +90,8 @@ def dare_ties(
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop by lot and scale up as DARE (arXiv 2311.03099), then elect signs as TIES (arXiv 2306.01708)."""
-    return elect(_drop(deltas, whole, density, rescale), weight, normalize, lambda_)
+    kept, gains = _drop(deltas, whole, density, rescale)
+    return elect(kept, weight, normalize, lambda_, gains)
 
 
 def della(
@@ -101,7 +106,8 @@ def della(
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop by lot, the smaller of a row more often than the larger, then elect signs. DELLA, arXiv 2406.11617."""
-    return elect(_prune(deltas, whole, density, epsilon, rescale), weight, normalize, lambda_)
+    kept, gains = _prune(deltas, whole, density, epsilon, rescale)
+    return elect(kept, weight, normalize, lambda_, gains)
 
 
 def della_linear(
@@ -116,13 +122,18 @@ def della_linear(
     lambda_: float = 1.0,
 ) -> Tensor:
     """Drop by lot, the smaller of a row more often than the larger, and sum. DELLA, arXiv 2406.11617."""
-    return mix(_prune(deltas, whole, density, epsilon, rescale), weight, normalize, lambda_)
+    kept, gains = _prune(deltas, whole, density, epsilon, rescale)
+    return mix(kept, weight, normalize, lambda_, gains)
 
 
-def elect(deltas: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0) -> Tensor:
-    """Keep the weighted elements whose sign is that of their sum (0 counts as +); normalized: over their weights' sum."""
-    weighted = [d * w for d, w in zip(deltas, weight, strict=True)]
-    return agree([w * scale for w in weighted] if scale != 1 else weighted, add(weighted), weight, normalize)
+def elect(
+    deltas: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0, gains: Sequence[float] | None = None
+) -> Tensor:
+    """Keep the w_p g_p δ_p whose sign is that of their sum (0 counts as +); normalized: over Σ_p w_p of those."""
+    factors = [w * g for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)]
+    weighted = [d * f for d, f in zip(deltas, factors, strict=True)]
+    merged = agree(weighted, add(weighted), weight, normalize)
+    return merged if scale == 1 else merged.mul_(scale)
 
 
 def agree(weighted: Sequence[Tensor], votes: Tensor, weight: Sequence[float], normalize: bool) -> Tensor:
@@ -153,18 +164,18 @@ def add(tensors: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _trim(
-    deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], gamma: Sequence[float], rescale: bool
-) -> list[Tensor]:
+Kept = tuple[list[Tensor], list[float]]  # what is left of each task vector, and what it is to be multiplied with
+
+
+def _trim(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], gamma: Sequence[float], rescale: bool) -> Kept:
     """What is left without the gamma largest and the smallest elements; rescaled: to the whole's Σ|δ_p|."""
     kept = [_band(d, p, whole, k, g) for p, (d, k, g) in enumerate(zip(deltas, density, gamma, strict=True))]
-    if not rescale:
-        return kept
+    gains = [1.0] * len(deltas)
     for p, (k, g) in enumerate(zip(density, gamma, strict=True)):
-        before, after = whole.total(("trimmed norms", p, k, g), _Norms(p, k, g)).tolist()
-        if k < 1 and min(before, after) >= 1e-7:
-            kept[p] = kept[p] * (before / after)
-    return kept
+        if rescale and k < 1:
+            before, after = whole.total(("trimmed norms", p, k, g), _Norms(p, k, g)).tolist()
+            gains[p] = before / after if min(before, after) >= 1e-7 else 1.0
+    return kept, gains
 
 
 class _Norms:
@@ -192,31 +203,22 @@ def _band(delta: Tensor, parent: int, whole: Whole, density: float, gamma: float
     return kept if largest == 0 else kept.sub_(hardshrink(delta, whole.cutoff(parent, largest)))
 
 
-def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> list[Tensor]:
-    """m_p ⊙ δ_p, m_p ~ Bernoulli(density_p); divided by density_p so that the expectation stays δ_p."""
-    kept = []
-    for p, (delta, k) in enumerate(zip(deltas, density, strict=True)):
-        if k < 1:
-            delta = whole.lottery(p, k).mul_(delta)
-            delta = delta.mul_(1 / k) if rescale and k > 0 else delta
-        kept.append(delta)
-    return kept
+def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> Kept:
+    """m_p ⊙ δ_p, m_p ~ Bernoulli(density_p); to be divided by density_p so that the expectation stays δ_p."""
+    kept = [whole.lottery(p, k).mul_(d) if k < 1 else d for p, (d, k) in enumerate(zip(deltas, density, strict=True))]
+    return kept, [1 / k if rescale and k > 0 else 1.0 for k in density]
 
 
-def _prune(
-    deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], epsilon: Sequence[float], rescale: bool
-) -> list[Tensor]:
+def _prune(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> Kept:
     """m_p ⊙ δ_p, m_p ~ Bernoulli(k_p), k_p from density - ε (a row's smallest) to density + ε (its largest), within 0 and 1.
 
     Rescaled by Σ|δ| / Σ k|δ|: the expected norm stays.
     """
-    kept = []
-    for p, (delta, k, e) in enumerate(zip(deltas, density, epsilon, strict=True)):
-        if k <= 0:
-            delta = torch.zeros_like(delta)
-        elif k < 1:
-            low, high = max(0.0, k - e), min(1.0, k + e)
-            delta = whole.ranked_lottery(p, low, high).mul_(delta)
-            delta = delta.mul_(1 / (low + (high - low) * whole.ranked_share(p))) if rescale else delta
-        kept.append(delta)
-    return kept
+    kept, gains = list(deltas), [1.0] * len(deltas)
+    for p, (k, e) in enumerate(zip(density, epsilon, strict=True)):
+        low, high = max(0.0, k - e), min(1.0, k + e)
+        if k < 1:
+            kept[p] = whole.ranked_lottery(p, low, high).mul_(deltas[p]) if k > 0 else torch.zeros_like(deltas[p])
+        if rescale and 0 < k < 1:
+            gains[p] = 1 / (low + (high - low) * whole.ranked_share(p))
+    return kept, gains

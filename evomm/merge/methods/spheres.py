@@ -18,11 +18,7 @@ _EPS = 1e-8
 
 def slerp(parents: Sequence[Tensor], whole: Whole, *, t: Fraction = 0.5) -> Tensor:
     """Along the great circle from the first parent (t = 0) to the second (t = 1). Shoemake, SIGGRAPH 1985."""
-    cosine = float(cosines(gram(whole))[0, 1])
-    if abs(cosine) > 0.9995:  # nearly colinear: the circle is a line
-        return combination(parents, [1 - t, t])
-    angle = math.acos(cosine)
-    return combination(parents, [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)])
+    return combination(parents, whole.once(("slerp", t), lambda: _arc(gram(whole), t)))
 
 
 def nuslerp(
@@ -41,17 +37,15 @@ def nuslerp(
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
     a, b = parents
     if nuslerp_flatten:
-        products = gram(whole).reshape(-1)[[0, 1, 3]]
-    elif nuslerp_row_wise and a.shape[-1] < whole.numel:
+        key = ("nuslerp", t)
+        first, second = whole.once(key, lambda: [float(c) for c in _turn(gram(whole).reshape(-1)[[0, 1, 3]], t)])
+        return combination(parents, [first, second])
+    if nuslerp_row_wise and a.shape[-1] < whole.numel:
         products = whole.total("columns", lambda values, _: _products(values, 0))  # (3, 1, C)
     else:
         products = _products(parents, -1)  # (3, r, 1)
-    cosine = (products[1] / (products[0].sqrt().clamp(min=1e-7) * products[2].sqrt().clamp(min=1e-7))).clamp(-1, 1)
-    line = 1 - cosine.square() <= _EPS**2
-    angle = torch.where(line, 1.0, torch.acos(cosine))
-    first = torch.where(line, 1 - t, torch.sin((1 - t) * angle) / torch.sin(angle)).to(a.dtype)
-    second = torch.where(line, t, torch.sin(t * angle) / torch.sin(angle)).to(a.dtype)
-    return (a * first).add_(b * second)
+    along, across = _turn(products, t)
+    return (a * along.to(a.dtype)).add_(b * across.to(b.dtype))
 
 
 def multislerp(
@@ -63,48 +57,15 @@ def multislerp(
     """
     if len(parents) == 1:
         return parents[0]
-    products = gram(whole)
-    norms = products.diagonal().sqrt()  # (P,)
-    weights = torch.tensor(weight, dtype=torch.float64)
-    weights = weights / weights.sum() if normalize_weights else weights
-    units = products / torch.outer(norms + eps, norms + eps)  # (P, P) products of the directions u_p
-    length = (weights @ units @ weights).clamp(min=0).sqrt()
-    if length < eps:
-        if len(parents) == 2:
-            return combination(parents, weights.tolist())
-        raise UsageError("multislerp: the weighted directions of the parents cancel out; choose other weights")
-    mean = weights / length  # the mean direction is Σ mean_p u_p
-    dots = units @ mean  # ⟨u_p, mean⟩
-    tangent = weights - (weights @ dots) * mean  # Σ w_p (u_p - ⟨u_p, mean⟩ mean), in terms of u_p
-    step = (tangent @ units @ tangent).clamp(min=0).sqrt() + eps
-    direction = mean * step.cos() + tangent * (step.sin() / step)
-    return combination(parents, (direction * (norms @ weights) / (norms + eps)).tolist())
+    key = ("multislerp", tuple(weight), normalize_weights, eps)
+    return combination(parents, whole.once(key, lambda: _barycenter(gram(whole), weight, normalize_weights, eps)))
 
 
 def karcher(parents: Sequence[Tensor], whole: Whole, *, max_iter: int = 10, tol: Positive = 1e-5) -> Tensor:
     """The mean on the sphere that is nearest to all parents, times their mean norm. arXiv 2603.04972."""
     if len(parents) == 1:
         return parents[0]
-    products = gram(whole)
-    norms = products.diagonal().sqrt()
-    valid = (norms > tol).double()
-    if not valid.any():
-        return torch.zeros_like(parents[0])
-    units = products / torch.outer(norms, norms).clamp(min=1e-300)
-    alphas = valid / valid.sum()
-    mean = _unit(alphas, units, torch.eye(len(parents), dtype=torch.float64)[int(valid.argmax())], tol)
-    for _ in range(max_iter):
-        dots = (units @ mean).clamp(-1, 1)
-        angles = torch.acos(dots)
-        pulls = torch.where(angles < tol, 0.0, alphas * angles / torch.sin(angles).clamp(min=1e-300))
-        tangent = pulls - (pulls @ dots) * mean
-        step = (tangent @ units @ tangent).clamp(min=0).sqrt()
-        if step < tol:
-            break
-        moved = step.cos() * mean + step.sin() * tangent / step
-        mean = _unit(moved, units, moved, tol)
-    scale = norms.mean()
-    return combination(parents, torch.where(valid > 0, scale * mean / norms.clamp(min=1e-300), 0.0).tolist())
+    return combination(parents, whole.once(("karcher", max_iter, tol), lambda: _karcher_mean(gram(whole), max_iter, tol)))
 
 
 def gram(whole: Whole) -> Tensor:
@@ -115,17 +76,75 @@ def gram(whole: Whole) -> Tensor:
 def inner_products(values: Sequence[Tensor]) -> Tensor:
     """(P, P) inner products of the pieces."""
     flats = [value.reshape(-1) for value in values]
-    products = torch.zeros(len(flats), len(flats), dtype=torch.float64)
-    for i, a in enumerate(flats):
-        for j, b in enumerate(flats[: i + 1]):
-            products[i, j] = products[j, i] = torch.dot(a, b).double()
-    return products
+    lower = [[float(torch.dot(a, b)) for b in flats[: i + 1]] for i, a in enumerate(flats)]
+    return torch.tensor(
+        [[lower[max(i, j)][min(i, j)] for j in range(len(flats))] for i in range(len(flats))], dtype=torch.float64
+    )
 
 
 def cosines(products: Tensor) -> Tensor:
     """(P, P) cosines from inner products; 1 where a tensor is zero."""
     norms = torch.outer(products.diagonal(), products.diagonal()).sqrt()
     return torch.where(norms > 0, products / norms.clamp(min=1e-300), 1.0).clamp(-1, 1)
+
+
+def _turn(products: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """Coefficients of a and b from (3, ...) products ⟨a, a⟩, ⟨a, b⟩, ⟨b, b⟩, wherever the circle is no line."""
+    cosine = (products[1] / (products[0].sqrt().clamp(min=1e-7) * products[2].sqrt().clamp(min=1e-7))).clamp(-1, 1)
+    line = 1 - cosine.square() <= _EPS**2
+    angle = torch.where(line, 1.0, torch.acos(cosine))
+    first = torch.where(line, 1 - t, torch.sin((1 - t) * angle) / torch.sin(angle))
+    return first, torch.where(line, t, torch.sin(t * angle) / torch.sin(angle))
+
+
+def _arc(products: Tensor, t: float) -> list[float]:
+    """Coefficients of the point at t on the great circle."""
+    cosine = float(cosines(products)[0, 1])
+    if abs(cosine) > 0.9995:  # nearly colinear: the circle is a line
+        return [1 - t, t]
+    angle = math.acos(cosine)
+    return [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)]
+
+
+def _barycenter(products: Tensor, weight: Sequence[float], normalize: bool, eps: float) -> list[float]:
+    """Coefficients of the parents: down to the plane that touches the sphere at the mean direction, and back up."""
+    norms = products.diagonal().sqrt()  # (P,)
+    weights = torch.tensor(weight, dtype=torch.float64)
+    weights = weights / weights.sum() if normalize else weights
+    units = products / torch.outer(norms + eps, norms + eps)  # (P, P) products of the directions u_p
+    length = (weights @ units @ weights).clamp(min=0).sqrt()
+    if length < eps:
+        if len(weight) == 2:
+            return [float(w) for w in weights]
+        raise UsageError("multislerp: the weighted directions of the parents cancel out; choose other weights")
+    mean = weights / length  # the mean direction is Σ mean_p u_p
+    dots = units @ mean  # ⟨u_p, mean⟩
+    tangent = weights - (weights @ dots) * mean  # Σ w_p (u_p - ⟨u_p, mean⟩ mean), in terms of u_p
+    step = (tangent @ units @ tangent).clamp(min=0).sqrt() + eps
+    direction = mean * step.cos() + tangent * (step.sin() / step)
+    return [float(c) for c in direction * (norms @ weights) / (norms + eps)]
+
+
+def _karcher_mean(products: Tensor, max_iter: int, tol: float) -> list[float]:
+    """Coefficients of the parents: steps along the mean pull of all directions until it is as good as zero."""
+    norms = products.diagonal().sqrt()
+    valid = (norms > tol).double()
+    if not valid.any():
+        return [0.0] * len(norms)
+    units = products / torch.outer(norms, norms).clamp(min=1e-300)
+    alphas = valid / valid.sum()
+    mean = _unit(alphas, units, torch.eye(len(norms), dtype=torch.float64)[int(valid.argmax())], tol)
+    for _ in range(max_iter):
+        dots = (units @ mean).clamp(-1, 1)
+        angles = torch.acos(dots)
+        pulls = torch.where(angles < tol, 0.0, alphas * angles / torch.sin(angles).clamp(min=1e-300))
+        tangent = pulls - (pulls @ dots) * mean
+        step = (tangent @ units @ tangent).clamp(min=0).sqrt()
+        if step < tol:
+            break
+        moved = step.cos() * mean + step.sin() * tangent / step
+        mean = _unit(moved, units, moved, tol)
+    return [float(c) for c in torch.where(valid > 0, norms.mean() * mean / norms.clamp(min=1e-300), 0.0)]
 
 
 def _products(values: Sequence[Tensor], dim: int) -> Tensor:

@@ -47,8 +47,14 @@ def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Ten
     return total
 
 
-def mix(tensors: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0) -> Tensor:
-    """scale Σ_p w_p x_p; normalized: over Σ_p w_p, unless that is 0."""
+def mix(
+    tensors: Sequence[Tensor],
+    weight: Sequence[float],
+    normalize: bool,
+    scale: float = 1.0,
+    gains: Sequence[float] | None = None,
+) -> Tensor:
+    """scale Σ_p w_p g_p x_p; normalized: over Σ_p w_p, unless that is 0."""
     total = sum(weight) if normalize else 1.0
     scale = scale / total if abs(total) > 1e-8 else scale
-    return combination(tensors, [w * scale for w in weight])
+    return combination(tensors, [w * g * scale for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)])
