@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from evomm.errors import WriteFailed
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000  # what save_pretrained uses
+_SYNC_BYTES = 1 << 28
 SIDECARS = (
     "config.json",
     "generation_config.json",
@@ -75,6 +77,11 @@ class CheckpointWriter:
         self._fds: list[int] = []
         self._missing = {name: info.nbytes for name, info in infos.items()}
         self._counting = threading.Lock()
+        # What is written goes to the disk while the next is computed, so that little is left to wait for at the end.
+        self._syncer = ThreadPoolExecutor(1, "sync")
+        self._syncing: Future[None] = Future()
+        self._syncing.set_result(None)
+        self._unsynced = 0
 
     def __enter__(self) -> Self:
         refuse_taken(self.out)
@@ -115,6 +122,10 @@ class CheckpointWriter:
             raise _write_failed(self.out, error) from error
         with self._counting:
             self._missing[name] -= data.nbytes
+            self._unsynced += data.nbytes
+            if self._unsynced >= _SYNC_BYTES and self._syncing.done():
+                self._unsynced = 0
+                self._syncing = self._syncer.submit(os.fdatasync, self._fds[self._slots[name].file])
 
     def carry(self, folder: Path) -> None:
         """Copy config, generation config, tokenizer and processor files along from a parent."""
@@ -147,6 +158,7 @@ class CheckpointWriter:
             total = sum(info.nbytes for info in self._infos.values())
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             self.text(INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+        self._syncing.result()
         for fd in self._fds:
             os.fsync(fd)
         with suppress(FileNotFoundError):
@@ -193,6 +205,7 @@ class CheckpointWriter:
             self._slots[name] = _Slot(number, len(header) + offsets[name], self._infos[name])
 
     def _discard(self) -> None:
+        self._syncer.shutdown(wait=True, cancel_futures=True)
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()

@@ -113,14 +113,14 @@ class Engine:
                 mixed = [value.view(-1, whole.columns) for value in mixed]
             merged = method.combine(mixed, PieceView(whole, mixed, start), **job.arguments).view(-1)
             merged = merged if base is None else merged.add_(base)
-            if not math.isfinite(float(merged.sum())):
+            if not math.isfinite(float(merged.sum())) and not bool(merged.isfinite().all()):  # large ones overflow as a sum
                 self._explain(job)
             if job.info.dtype == torch.float16 and float(merged.abs().amax()) > _LARGEST_HALF:
                 raise MisfitError(f"'{job.name}' has values too large for float16; merge with `dtype: bfloat16` or float32")
             yield start, merged.to(job.info.dtype)
 
     def _whole(self, recipe: Recipe, method: Method, job: Job, values: "_Values") -> WholeTensor:
-        key = (job.name, job.base, recipe.seed, job.labels, tuple(job.sources.items()))
+        key = (job.name, job.base, recipe.seed, job.labels, tuple(job.sources.items()), method.rows)
         if key in self._wholes:
             return self._wholes[key]
         dtype = self.readers[job.labels[0]].infos[job.sources[job.labels[0]]].dtype

@@ -60,10 +60,11 @@ class Whole(Protocol):
         """What ``make`` gives, made once for the whole tensor and each key, which names every coefficient it depends on."""
         ...
 
-    def cutoff(self, parent: int, count: int) -> float:
+    def cutoff(self, parent: int, count: int, some: bool = True) -> float:
         """The ``count`` elements of largest magnitude are those with a magnitude above this.
 
-        Elements equal to the last of them go in or out together, whichever brings their number nearer to ``count``.
+        Elements equal to the last of them go in or out together, whichever brings their number nearer to ``count``; when
+        there shall be ``some``, the largest are in.
         """
         ...
 

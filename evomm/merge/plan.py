@@ -12,6 +12,8 @@ from evomm.merge.table import METHODS
 Readers = Mapping[str, TensorReader]
 Layers = Mapping[str, Mapping[str, int | None]]
 _SHOWN = 8  # misfits listed before "and N more"
+# Tensors outside of the layers that come before them, as families name them; norms and heads (embed_out is one) come after.
+_BEFORE = re.compile(r"emb(?!ed_out)|(^|\.)w[tp]e(\.|$)|relative_pe")
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,9 @@ def _jobs(recipe: Recipe, readers: Readers, layers: Layers | None) -> Iterator[J
     if layers is None:
         raise UsageError("a recipe with slices needs a model whose layers are known; this one has none")
     carried = layers[recipe.carrier]
-    ends = (next(iter(recipe.slices)), recipe.slices[-1])
-    first = min(list(carried).index(name) for name, layer in carried.items() if layer is not None)
-    for position, (name, layer) in enumerate(carried.items()):
+    for name, layer in carried.items():
         if layer is None:  # embeddings are mixed as the first slice, norm and head as the last
-            labels = tuple(ends[position > first].layers)
+            labels = tuple(recipe.slices[0 if _BEFORE.search(name) else -1].layers)
             yield _job(recipe, readers, name, dict.fromkeys(recipe.parents, name), labels)
     number = 0
     for part in recipe.slices:
@@ -95,14 +95,17 @@ def _job(recipe: Recipe, readers: Readers, name: str, sources: Mapping[str, str]
         labels = block.parents
     base = block.base if block is not None and block.base is not None else recipe.base
     values = recipe.values(labels, base)
+    method = METHODS[recipe.method]
+    anchor = base if method.takes_deltas(base) else None
+    if base not in sources and (method.needs_base or anchor):
+        raise UsageError(f"'{name}': {recipe.method} needs the base '{base}' in every slice")
+    lost = next((label for label in values if label not in sources), None)
+    if lost is not None:
+        raise UsageError(f"'{name}': block '{block and block.name}' mixes '{lost}', which is not in this slice")
     try:
         recipe.refuse_count(values, f"'{name}'")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    method = METHODS[recipe.method]
-    if method.needs_base and base not in labels and base not in sources:
-        raise UsageError(f"'{name}': {recipe.method} needs the base '{base}' in every slice")
-    anchor = base if method.takes_deltas(base) else None
     used = {label: sources[label] for label in (*values, *([anchor] if anchor else []))}
     first = readers[values[0]].infos.get(sources[values[0]])
     if first is None:

@@ -124,8 +124,9 @@ class Recipe(Plain):
             raise ValueError(f"{self.method} works on task vectors (parent - base): name the base, as `base: LABEL`")
         if not self.slices:
             self.refuse_count(self.mixed, "the recipe")
+        everywhere = not self.slices and all(block.parents is None and block.base is None for block in self.blocks)
         for values in (self.parameters, *(block.parameters for block in self.blocks)):
-            check_parameters(self.method, values, self.parents)
+            check_parameters(self.method, values, self.mixed if everywhere else self.parents)
         return self
 
     def _named(self) -> Iterator[tuple[str, str]]:

@@ -79,7 +79,7 @@ class WholeTensor:
             total = total + of(values, PieceView(self, values, start)).double().cpu()
         return total
 
-    def cutoff(self, parent: int, count: int) -> float:
+    def cutoff(self, parent: int, count: int, some: bool = True) -> float:
         """The ``count`` elements of largest magnitude are those above this; equal ones go together (see `Whole.cutoff`).
 
         Magnitudes of 16-bit floats order like 15-bit integers, so one counting pass serves every count. Task vectors of
@@ -87,16 +87,18 @@ class WholeTensor:
         """
         if count <= 0:
             return math.inf
-        return -1.0 if count >= self.numel else self.once(("cutoff", parent, count), lambda: self._cutoff(parent, count))
+        if count >= self.numel:
+            return -1.0
+        return self.once(("cutoff", parent, count, some), lambda: self._cutoff(parent, count, some))
 
-    def _cutoff(self, parent: int, count: int) -> float:
+    def _cutoff(self, parent: int, count: int, some: bool) -> float:
         high, above, equal = _nth(*self._histogram(parent, None), count)
         if self._dtype.itemsize == 4:
             low, inside, equal = _nth(*self._histogram(parent, high), count - above)
             bits, above = (high << 16) | low, above + inside
         else:
             bits = high
-        together = above == 0 or above + equal - count <= count - above
+        together = (some and above == 0) or above + equal - count <= count - above
         return self._below(bits if together else bits + 1)
 
     def nth_of(self, key: Hashable, score: Score, count: int) -> float:
@@ -171,8 +173,8 @@ class WholeTensor:
         here, below = self._float(bits), self._float(bits - 1)
         if self._dtype == torch.float32:
             return below
-        if math.isinf(here):
-            return below  # nothing finite rounds there that is not above the largest number
+        if math.isinf(here):  # what rounds there lies beyond half a step from the largest number
+            here = below + (below - self._float(bits - 2))
         middle = (here + below) / 2  # exact in float32
         return float(np.nextafter(np.float32(middle), np.float32(0))) if bits % 2 == 0 else middle
 
@@ -202,9 +204,9 @@ class PieceView:
         """Σ over the whole tensor."""
         return self._whole.total(key, of)
 
-    def cutoff(self, parent: int, count: int) -> float:
+    def cutoff(self, parent: int, count: int, some: bool = True) -> float:
         """The ``count`` elements of largest magnitude lie above this."""
-        return self._whole.cutoff(parent, count)
+        return self._whole.cutoff(parent, count, some)
 
     def nth_of(self, key: Hashable, score: Score, count: int) -> float:
         """The ``count``-th largest score."""

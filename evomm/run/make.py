@@ -17,8 +17,9 @@ from evomm.errors import DamagedFile
 from evomm.merge.apply import Written
 from evomm.merge.engine import Engine
 from evomm.merge.mergekit.document import Document
+from evomm.merge.mergekit.read import is_mergekit, read_documents
 from evomm.merge.mergekit.resolve import resolve
-from evomm.merge.mergekit.stages import is_mergekit, read_documents, stages
+from evomm.merge.mergekit.stages import stages
 from evomm.merge.recipe import Recipe, Source
 from evomm.plain import load_yaml_all, read_text
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -25,7 +26,8 @@ from transformers import (
 )
 
 from evomm.adapters.base import Generation
-from evomm.adapters.llm import LLMAdapter, targets
+from evomm.adapters.llm import LLMAdapter
+from evomm.adapters.llm_model import targets
 from evomm.adapters.table import detect
 from evomm.errors import DamagedFile, MisfitError
 from evomm.genome.blocks import Grouping, group
@@ -150,23 +152,44 @@ def test_a_stored_copy_of_a_tied_head(tmp_path: Path) -> None:
         LLMAdapter().open(folder)
 
 
-def test_a_config_that_contradicts_the_tensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("intermediate_size", 64),
+        ("hidden_size", 64),
+        ("vocab_size", 17),
+        ("num_hidden_layers", 1),
+        ("num_hidden_layers", 5),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+    ],
+)
+def test_a_config_that_contradicts_the_tensors(tmp_path: Path, key: str, wrong: int) -> None:
+    """Told from the headers, before anything is loaded."""
     folder = parents(FAMILIES["llama, untied"], tmp_path)["a"]
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
-    with pytest.raises(DamagedFile, match=r"mlp\..*shape \[\d+, \d+\], the file has"):
+    assert config[key] != wrong
+    (folder / "config.json").write_text(json.dumps({**config, key: wrong}))
+    with pytest.raises(DamagedFile, match=r"config\.json"):
         LLMAdapter().open(folder)
 
 
-def test_a_layer_that_no_file_holds(tmp_path: Path) -> None:
-    """transformers would fill it with random numbers."""
-    from safetensors.torch import load_file, save_file
+def test_a_contradiction_that_only_the_class_knows(tmp_path: Path) -> None:
+    """Told when the model is loaded, where transformers would fill the hole with random numbers."""
+    folder = parents(FAMILIES["llama, untied"], tmp_path)["a"]
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "up_proj" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedFile, match=r"needs \d tensor\(s\) that no file holds"):
+        LLMAdapter().load(folder, "cpu", torch.float32)
 
+
+def test_a_layer_that_no_file_holds(tmp_path: Path) -> None:
     folder = parents(FAMILIES["llama, untied"], tmp_path)["a"]
     tensors = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.layers.1.")}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DamagedFile, match=r"needs 9 tensor\(s\) that no file holds"):
+    with pytest.raises(DamagedFile, match=r"no file holds layer 1"):
         LLMAdapter().open(folder)
 
 

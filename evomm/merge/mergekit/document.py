@@ -133,15 +133,15 @@ class Document(Plain):
     def _check_groups(self) -> None:
         method, rule = self.merge_method, RULES[self.merge_method].base
         for group in self.groups():
-            names = [str(input_.model) for input_ in group.inputs]
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"{group.where}: '{name}' stands twice")
+            models = [input_.model for input_ in group.inputs]
+            for model in models:
+                if models.count(model) > 1:
+                    raise ValueError(f"{group.where}: '{model}' stands twice; each model of a group counts once")
             if group.base is None and rule == "required":
                 raise ValueError(f"{group.where}: {method} needs a base; name it, as `base_model: MODEL`")
-            if group.base is not None and str(group.base) not in names:
+            if group.base is not None and group.base not in models:
                 raise ValueError(f"{group.where}: {method} needs the base '{group.base}' among the sources of each slice")
-            refuse_count(method, len(names), group.base is not None, group.where)
+            refuse_count(method, len(models), group.base is not None, group.where)
 
     def _check_settings(self) -> None:
         for where, settings, own in self.settings():
@@ -158,8 +158,9 @@ class Document(Plain):
                 yield f"{group.where}: parameters of '{input_.model}'", input_.parameters, True
 
     def _check_tokens(self) -> None:
-        mixed = {str(input_.model) for group in self.groups() for input_ in group.inputs}
+        mixed = {input_.model for group in self.groups() for input_ in group.inputs}
         for token, rule in ((self.tokenizer.tokens if self.tokenizer else None) or {}).items():
-            if rule.source.model is not None and str(rule.source.model) not in mixed:
-                model = str(rule.source.model)
-                raise ValueError(f"tokenizer.tokens: '{token}' comes from '{model}', which is not mixed{nearest(model, mixed)}")
+            model = rule.source.model
+            if model is not None and model not in mixed:
+                known = nearest(str(model), map(str, mixed))
+                raise ValueError(f"tokenizer.tokens: '{token}' comes from '{model}', which is not mixed{known}")

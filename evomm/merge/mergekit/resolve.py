@@ -128,9 +128,10 @@ def _sliced_parents(place: Place, found: tuple[Part, ...]) -> tuple[str, ...] | 
 
 
 def _whole_parents(place: Place, names: tuple[str, ...], base: str | None) -> tuple[str, ...] | None:
-    """What a block must say in a recipe without slices."""
+    """What a block must say in a recipe without slices: who is mixed, when not all are, or when the base is another one."""
     mixed = tuple(place.inputs)
-    return None if _in_order(mixed, place.part, base) == _in_order(names, place.part, base) else mixed
+    usual = place.part.base in (None, base) and _in_order(mixed, place.part, base) == _in_order(names, place.part, base)
+    return None if usual else mixed
 
 
 def _slice(part: Part) -> Slice:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from evomm.merge.method import Default, Densities, Range, Weights, Whole
-from evomm.merge.methods.sums import mix
+from evomm.merge.methods.sums import mix, single
 
 Outliers = Annotated[Sequence[float], Range(0.0, 1.0), Default(0.01)]
 Spreads = Annotated[Sequence[float], Range(0.0, 0.5), Default(0.15)]
@@ -148,10 +148,11 @@ def agree(weighted: Sequence[Tensor], votes: Tensor, weight: Sequence[float], no
         return total
     share = agreeing[0].sign_().mul_(weight[0])  # Σ_p w_p [p agrees]
     for a, w in zip(agreeing[1:], weight[1:], strict=True):
-        share.add_(a.sign_(), alpha=w)
+        share.add_(a.sign_(), alpha=single(w))
     if min(weight) > 0:
         return total.div_(share.add_(1e-30))  # where nobody agrees, 0 / 1e-30
-    return total.div_(share.masked_fill_(share == 0, 1.0))
+    least = 1e-6 * max(map(abs, weight))  # weights that cancel do so to the rounding of float32
+    return total.div_(share.masked_fill_(share.abs() <= least, 1.0))
 
 
 def add(tensors: Sequence[Tensor]) -> Tensor:
@@ -200,7 +201,8 @@ def _band(delta: Tensor, parent: int, whole: Whole, density: float, gamma: float
     smallest = max(0, whole.numel - keep - int(gamma * whole.numel))
     kept = hardshrink(delta, whole.cutoff(parent, whole.numel - smallest))
     largest = whole.numel - smallest - keep
-    return kept if largest == 0 else kept.sub_(hardshrink(delta, whole.cutoff(parent, largest)))
+    # Where many are equally large, none is an outlier.
+    return kept if largest == 0 else kept.sub_(hardshrink(delta, whole.cutoff(parent, largest, some=False)))
 
 
 def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> Kept:

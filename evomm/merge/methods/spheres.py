@@ -45,7 +45,7 @@ def nuslerp(
     else:
         products = _products(parents, -1)  # (3, r, 1)
     along, across = _turn(products, t)
-    return (a * along.to(a.dtype)).add_(b * across.to(b.dtype))
+    return (a * along.to(a)).add_(b * across.to(b))
 
 
 def multislerp(
@@ -110,19 +110,20 @@ def _barycenter(products: Tensor, weight: Sequence[float], normalize: bool, eps:
     """Coefficients of the parents: down to the plane that touches the sphere at the mean direction, and back up."""
     norms = products.diagonal().sqrt()  # (P,)
     weights = torch.tensor(weight, dtype=torch.float64)
-    weights = weights / weights.sum() if normalize else weights
-    units = products / torch.outer(norms + eps, norms + eps)  # (P, P) products of the directions u_p
+    weights = weights / weights.sum() if normalize and abs(weights.sum()) > _EPS else weights
+    lengths = torch.where(norms + eps > 0, norms + eps, 1.0)
+    units = products / torch.outer(lengths, lengths)  # (P, P) products of the directions u_p
     length = (weights @ units @ weights).clamp(min=0).sqrt()
-    if length < eps:
-        if len(weight) == 2:
+    if length <= eps:
+        if len(weight) == 2 or not norms.any():  # a line; or nothing to mix, as in task vectors of what no parent trained
             return [float(w) for w in weights]
         raise UsageError("multislerp: the weighted directions of the parents cancel out; choose other weights")
     mean = weights / length  # the mean direction is Σ mean_p u_p
     dots = units @ mean  # ⟨u_p, mean⟩
     tangent = weights - (weights @ dots) * mean  # Σ w_p (u_p - ⟨u_p, mean⟩ mean), in terms of u_p
     step = (tangent @ units @ tangent).clamp(min=0).sqrt() + eps
-    direction = mean * step.cos() + tangent * (step.sin() / step)
-    return [float(c) for c in direction * (norms @ weights) / (norms + eps)]
+    direction = mean * step.cos() + tangent * torch.sinc(step / math.pi)  # sin(step) / step, 1 at 0
+    return [float(c) for c in direction * (norms @ weights) / lengths]
 
 
 def _karcher_mean(products: Tensor, max_iter: int, tol: float) -> list[float]:
@@ -140,7 +141,7 @@ def _karcher_mean(products: Tensor, max_iter: int, tol: float) -> list[float]:
         pulls = torch.where(angles < tol, 0.0, alphas * angles / torch.sin(angles).clamp(min=1e-300))
         tangent = pulls - (pulls @ dots) * mean
         step = (tangent @ units @ tangent).clamp(min=0).sqrt()
-        if step < tol:
+        if step <= tol:
             break
         moved = step.cos() * mean + step.sin() * tangent / step
         mean = _unit(moved, units, moved, tol)

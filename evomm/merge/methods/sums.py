@@ -4,11 +4,14 @@
 tensor([2., 4.])
 """
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from evomm.merge.method import Weights, Whole
+
+_LARGEST = 3.4028234663852886e38  # of float32
 
 
 def linear(parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = True) -> Tensor:
@@ -43,8 +46,13 @@ def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Ten
     """Σ_p c_p x_p, added in the order of the parents."""
     total = tensors[0] * coefficients[0]
     for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
-        total.add_(tensor, alpha=coefficient)
+        total.add_(tensor, alpha=single(coefficient))
     return total
+
+
+def single(number: float) -> float:
+    """The number, infinite when float32 has none so large: torch would raise where a sum is to overflow."""
+    return number if abs(number) <= _LARGEST else math.copysign(math.inf, number)
 
 
 def mix(
