@@ -4,7 +4,7 @@ Nothing is materialised: a slice of an adapted matrix multiplies only the rows t
 blocks of rows that depend on the matrix alone, so no element depends on how a tensor is cut into pieces.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class LoraReader:
         base: the model that the adapter was trained on.
         folder: holds adapter_config.json and adapter_model.safetensors.
         scale: multiplies the whole change: products, and what modules and biases stored whole differ by.
+        names: tensor in the base -> tensor in the running model, whose names adapters use; only where more than one
+            leading word differs, since that is found without.
 
     Raises:
         MissingFile, DamagedFile, UnsafeFile: the adapter's files are not there, broken, or pickled.
@@ -44,14 +46,18 @@ class LoraReader:
         MisfitError: the adapter was made for another base.
     """
 
-    def __init__(self, base: TensorReader, folder: str | Path, scale: float = 1.0) -> None:
+    def __init__(
+        self, base: TensorReader, folder: str | Path, scale: float = 1.0, names: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.infos = base.infos
         self._base = base
         self._scale = scale
         config = read_config(self.folder)
         parts = read_parts(self.folder, config)
-        self._parts = {home: parts[name] for name, home in _homes(parts, set(base.infos), self.folder, config).items()}
+        tables = list(_tables(parts, set(base.infos), {place: name for name, place in (names or {}).items()}))
+        homes = _homes(parts, set(base.infos), tables, self.folder, config)
+        self._parts = {home: parts[name] for name, home in homes.items()}
         for home, part in self._parts.items():
             _refuse_misfit(part, home, base.infos[home], self.folder, config)
 
@@ -103,23 +109,23 @@ def _elements(product: Product, start: int, stop: int) -> Tensor:
     return torch.cat(blocks).reshape(-1)[start - first * columns : stop - first * columns]
 
 
-def _homes(parts: Mapping[str, Part], known: Set[str], folder: Path, config: LoraConfig) -> Mapping[str, str]:
+def _homes(
+    parts: Mapping[str, Part], known: Set[str], tables: Sequence[Mapping[str, str]], folder: Path, config: LoraConfig
+) -> Mapping[str, str]:
     """Tensor name in the adapter -> in the base.
 
     Tied heads that the adapter stores a second time, but the base does not, are left out.
     """
-    tables = list(_tables(parts, known))
-    best = max(tables, key=lambda table: sum(home in known for home in table.values()))  # the first of the best
-    homes = {name: home for name, home in best.items() if home in known}
-    twins = [parts[name] for name in homes]
-    lost = [name for name in parts if name not in homes and not any(parts[name].same(twin) for twin in twins)]
+    found = [{name: home for name, home in table.items() if home in known} for table in tables]
+    homes = max(found, key=len)  # the first of the best
+    lost = [name for name in parts if name not in homes and not any(parts[name].same(parts[twin]) for twin in homes)]
     if lost:
         raise MisfitError(
             f"{folder}: the adapter changes '{lost[0]}', which this base does not have ({len(lost)} of {len(parts)} changed "
             f"tensors are not there); {_wanted(config)}"
         )
-    fitting = {tuple(t.values()) for t in tables if all(home in known for home in t.values())}
-    if (best is not tables[0] and len(fitting) > 1) or len(set(homes.values())) < len(homes):
+    others = any(len(table) == len(homes) and table != homes for table in found)
+    if (homes is not found[0] and others) or len(set(homes.values())) < len(homes):
         raise MisfitError(
             f"{folder}: '{next(iter(parts))}' could be more than one tensor of this base; {_wanted(config)}, "
             "named as it was when the adapter was trained"
@@ -127,9 +133,9 @@ def _homes(parts: Mapping[str, Part], known: Set[str], folder: Path, config: Lor
     return homes
 
 
-def _tables(parts: Mapping[str, Part], known: Set[str]) -> Iterator[Mapping[str, str]]:
-    """Ways to read the adapter's names: as they are, or with one leading word (``model.``, ``transformer.``) less or more."""
-    yield {name: name for name in parts}
+def _tables(parts: Mapping[str, Part], known: Set[str], told: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """Ways to read the adapter's names: as told, or with one leading word (``model.``, ``transformer.``) less or more."""
+    yield {name: told.get(name, name) for name in parts}
     for word in sorted({f"{name.partition('.')[0]}." for name in parts}):
         yield {name: name if name in known else name.removeprefix(word) for name in parts}
     for word in sorted({f"{name.partition('.')[0]}." for name in known}):

@@ -42,10 +42,13 @@ class Part:
     product: Product | None
 
     def same(self, other: "Part") -> bool:
-        """Whether both do the same, as the parts of tied embeddings do."""
-        ours, theirs = ([p.whole] if p.product is None else [p.whole, p.product.left, p.product.right] for p in (self, other))
-        return len(ours) == len(theirs) and all(
-            a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(ours, theirs, strict=True)
+        """Whether both do the same to a matrix, as the parts of an embedding and the head tied to it do."""
+        ours, theirs = self._tensors(), other._tensors()
+        return len(ours) == len(theirs) and all(a.ndim > 1 and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+    def _tensors(self) -> list[Tensor]:
+        return ([] if self.whole is None else [self.whole]) + (
+            [] if self.product is None else [self.product.left, self.product.right]
         )
 
 

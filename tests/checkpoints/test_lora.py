@@ -142,6 +142,18 @@ def test_bases_are_named_with_or_without_a_leading_word(tmp_path: Path, leave_ou
     assert_same(reader, named(state(adapted.merge_and_unload())))
 
 
+def test_names_of_the_running_model_can_be_told(tmp_path: Path) -> None:
+    """LLaVA's files say language_model.model, its running model says model.language_model."""
+    tensors = {f"base_model.model.model.language_model.{name}": tensor for name, tensor in PAIR.items()}
+    folder = adapter(tmp_path)
+    save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(3)}, folder / WEIGHTS)
+    files = {"language_model.model.q.weight": torch.zeros(6, 4), "language_model.lm_head.weight": torch.zeros(3)}
+    names = {"language_model.model.q.weight": "model.language_model.q.weight", "language_model.lm_head.weight": "lm_head.weight"}
+    assert set(LoraReader(MemoryReader(files), folder, names=names).changed) == set(files)
+    with pytest.raises(MisfitError, match="which this base does not have"):
+        LoraReader(MemoryReader(files), folder)
+
+
 def test_a_name_that_fits_twice_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     weights = {"encoder.q.weight": torch.zeros(6, 4), "decoder.q.weight": torch.zeros(6, 4)}
@@ -302,6 +314,7 @@ def test_a_config_that_is_no_object_is_damaged(tmp_path: Path, text: str) -> Non
         ({"e.token_adapter.trainable_tokens_delta": A}, UsageError, "belongs to a variant"),
         ({"k.lora_A.weight": A, "k.lora_B.weight": B}, MisfitError, "'k.weight', which this base does not have .1 of 1"),
         ({"k.weight": A}, MisfitError, "'k.weight', which this base does not have"),
+        ({"norm.weight": torch.ones(4), "norm2.weight": torch.ones(4)}, MisfitError, "'norm2.weight', which this base"),
         ({**PAIR, "q.lora_A.weight": torch.ones(2, 5)}, MisfitError, r"'q.weight' has shape \[6, 5\], expected .* \[6, 4\]"),
         ({**PAIR, "q.lora_B.weight": torch.ones(7, 2)}, MisfitError, r"'q.weight' has shape \[7, 4\], expected .* \[6, 4\]"),
         ({"q.lora_A.weight": B.T, "q.lora_B.weight": A.T}, MisfitError, "fan_in_fan_out in adapter_config.json says"),
