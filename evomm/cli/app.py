@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evomm.cli import evaluate, evolve, export, inspect, merge, plan, resume, schema, zoo
+from evomm.cli import evaluate, evolve, export, extract, inspect, merge, plan, resume, schema, zoo
 from evomm.cli.show import error
 from evomm.errors import EvommError
 
@@ -24,6 +24,7 @@ app.command("evolve")(evolve.evolve)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("extract-lora")(extract.extract_lora)
 app.command("plan")(plan.plan)
 app.command("inspect")(inspect.inspect)
 app.command("schema")(schema.schema)
