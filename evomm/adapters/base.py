@@ -143,13 +143,16 @@ class Adapter(ABC):
         *,
         engine: Engine | None = None,
         alignment: Alignment | None = None,
+        texts: Mapping[str, str] = {},
         advance: Callable[[int], None] = lambda nbytes: None,
         shard_bytes: int = SHARD_BYTES,
     ) -> Written:
-        """Stream the recipe's child to a folder that loads like its parents."""
+        """Stream the recipe's child to a folder that loads like its parents; ``texts`` are files to put beside it."""
 
         def finish(writer: CheckpointWriter) -> None:
             write_files(writer, recipe, {label: (model.folder, model.config) for label, model in models.items()}, alignment)
+            for name, text in texts.items():
+                writer.text(name, text)
 
         layers = self.layers(models) if recipe.slices else None
         return apply(recipe, models, out, layers=layers, engine=engine, finish=finish, advance=advance, shard_bytes=shard_bytes)

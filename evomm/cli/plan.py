@@ -11,7 +11,7 @@ from evomm.cli.show import out, print_json, size
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(help="A config or a recipe.")],
+    file: Annotated[Path, typer.Argument(help="A config, a recipe, or any mergekit YAML.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="Where the result would go: whose disk is asked.")] = Path(),
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key of a config.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print {fits, memory_bytes, disk_bytes, genes, missing}.")] = False,
@@ -19,16 +19,21 @@ def plan(
     """Say from headers alone whether a run or merge fits, and what is missing. Fetches nothing."""
     from rich.markup import escape
 
+    from evomm.merge.mergekit.read import is_mergekit, read_documents
+    from evomm.merge.mergekit.stages import stages
     from evomm.merge.recipe import Recipe
-    from evomm.plain import load_yaml, read_text
+    from evomm.plain import load_yaml_all, read_text
     from evomm.run.config import EvolveConfig
-    from evomm.run.estimate import estimate_merge, estimate_run
+    from evomm.run.estimate import estimate_documents, estimate_merge, estimate_run
 
     path = config_path(file)
     text = read_text(path)
-    if "genes" in load_yaml(text, str(path)):
+    first = load_yaml_all(text, str(path))[0]
+    if "genes" in first:
         config = EvolveConfig.load(path, settings or ())
         found = estimate_run(config, path.parent, output)
+    elif is_mergekit(first):
+        found = estimate_documents(stages(read_documents(text, str(path))), path.parent, output)
     else:
         found = estimate_merge(Recipe.from_yaml(text, str(path)), path.parent, output)
     if as_json:

@@ -5,30 +5,33 @@ Parents that are not on this machine are taken from their cards in model_zoo/par
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import yaml
 
-from evomm.adapters.base import Adapter
-from evomm.adapters.table import ADAPTERS, detect
+from evomm.adapters.base import Adapter, Model
+from evomm.adapters.table import ADAPTERS
 from evomm.checkpoints.locate import is_hub_id, locate
 from evomm.checkpoints.reader import Checkpoint
 from evomm.errors import MissingFile
 from evomm.fitness.table import load_task
 from evomm.genome.blocks import Place, group
 from evomm.genome.space import make_space
+from evomm.merge.mergekit.document import Document
+from evomm.merge.mergekit.resolve import resolve
 from evomm.merge.plan import plan
-from evomm.merge.recipe import DTYPE_NAMES, Recipe
+from evomm.merge.recipe import DTYPE_NAMES, Recipe, Source
 from evomm.plain import Plain, parse
 from evomm.resources import resource
 from evomm.run.config import EvolveConfig
 from evomm.run.evaluate import device
+from evomm.run.make import Workshop
 
 _WORKING = 1_000_000_000  # interpreter, libraries, activations of a small batch
-_CHUNKS = 4  # copies of the largest tensor that a merge may hold
+_CHUNKS = 4  # copies of the largest tensor that loading and live merging may hold
 
 
 class Card(Plain):
@@ -85,7 +88,7 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     task = load_task(config.task, beside)
     found.missing += [f"data of task '{config.task}': {path.name} (see {config.task}.yaml)" for path in task.missing()]
     template = config.template()
-    parameters, largest = _count(here, config.models)
+    parameters, largest = _count(here, config.models, found)
     if set(here) == set(config.models):
         found.notes += adapter.check(here, template.carrier)
         plan(template, here)
@@ -99,21 +102,65 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
 
 
 def estimate_merge(recipe: Recipe, beside: Path, out: Path) -> Estimate:
-    """Estimate a merge: nothing is resident, a tensor at a time."""
+    """Estimate a merge: nothing is resident but pieces of tensors."""
     found = Estimate()
-    models = {label: source.model for label, source in recipe.parents.items()}
-    folders = {label: _find(model, beside, found) for label, model in models.items()}
-    known = [folder for folder in folders.values() if folder is not None]
-    adapter = detect(known[0]) if known else None
-    here = _open(models, beside, adapter, Estimate()) if adapter else {}
-    if adapter and set(here) == set(models):
-        found.notes += adapter.check(here, recipe.carrier)
-        plan(recipe, here)
-    parameters, largest = _count(here, models)
-    width = DTYPE_NAMES[recipe.dtype].itemsize if recipe.dtype else 2
-    _licences(found, models)
-    _fill(found, _CHUNKS * largest * 4 + _WORKING, parameters * width, out, None)
+    disk = _merge_bytes(recipe.parents, recipe.carrier, lambda models, adapter: recipe, beside, found)
+    _fill(found, _WORKING, disk, out, None)
     return found
+
+
+def estimate_documents(documents: Sequence[Document], beside: Path, out: Path) -> Estimate:
+    """Estimate the merges of a mergekit file, in order; a stage that stands on others is counted like the largest of them."""
+    found = Estimate()
+    stages = {document.name for document in documents}
+    sizes: list[int] = []
+    for document in documents:
+        sources = document.sources()
+        files = {label: source for label, source in sources.items() if source.model not in stages}
+        whole = len(files) == len(sources)
+
+        def compiled(models: Mapping[str, Model], adapter: Adapter, document: Document = document) -> Recipe:
+            return resolve(document, {label: model.infos for label, model in models.items()}, adapter.layers(models)).recipe
+
+        size = _merge_bytes(files, next(iter(files), None), compiled if whole else None, beside, found)
+        if not whole:
+            found.notes.append(f"'{document.name or 'the last document'}' stands on other stages; its size is taken from theirs")
+        sizes.append(max(size, 0 if whole else max(sizes, default=0)))
+    _fill(found, _WORKING, sum(sizes), out, None)
+    return found
+
+
+def _merge_bytes(
+    sources: Mapping[str, Source],
+    reference: str | None,
+    compiled: Callable[[Mapping[str, Model], Adapter], Recipe] | None,
+    beside: Path,
+    found: Estimate,
+) -> int:
+    """Bytes of a child; what is missing or odd goes into the estimate."""
+    here = [_find(name, beside, found) for s in sources.values() for name in (s.model, s.lora) if name is not None]
+    _licences(found, {label: source.model for label, source in sources.items()})
+    if reference is None or compiled is None:
+        return 0
+    if None in here:
+        return _card_bytes(sources, found)
+    adapter, models = Workshop(beside).open(sources, reference)
+    recipe = compiled(models, adapter)
+    aligned, alignment = adapter.aligned(recipe, models)
+    found.notes += adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices))
+    found.notes += alignment.warnings if alignment else ()
+    return sum(job.info.nbytes for job in plan(recipe, aligned, adapter.layers(aligned)))
+
+
+def _card_bytes(sources: Mapping[str, Source], found: Estimate) -> int:
+    """Of the first parent with a card, in 16 bits; told when there is none."""
+    known = cards()
+    for source in sources.values():
+        card = known.get(source.model.partition("@")[0])
+        if card is not None and card.parameters:
+            return 2 * card.parameters
+    found.notes.append("the size is unknown until a parent is here; disk is counted as 0")
+    return 0
 
 
 def _open(models: Mapping[str, str], beside: Path, adapter: Adapter, found: Estimate) -> dict[str, Checkpoint]:
@@ -144,7 +191,7 @@ def _licences(found: Estimate, models: Mapping[str, str]) -> None:
             found.licences[label] = card.licence
 
 
-def _count(here: Mapping[str, Checkpoint], models: Mapping[str, str]) -> tuple[int, int]:
+def _count(here: Mapping[str, Checkpoint], models: Mapping[str, str], found: Estimate) -> tuple[int, int]:
     """(parameters, elements of the largest tensor) of the child; from a card when no parent is here."""
     for checkpoint in here.values():
         sizes = [info.numel for info in checkpoint.infos.values()]
@@ -154,6 +201,7 @@ def _count(here: Mapping[str, Checkpoint], models: Mapping[str, str]) -> tuple[i
         card = known.get(model.partition("@")[0])
         if card is not None and card.parameters:
             return card.parameters, card.parameters // 50  # embeddings of a 7B are 2% of it
+    found.notes.append("sizes are unknown until a parent is here; memory and disk are counted without the model")
     return 0, 0
 
 

@@ -10,7 +10,7 @@ from evomm.adapters.base import Adapter, Model, View
 from evomm.adapters.table import detect
 from evomm.checkpoints.digest import checkpoint_digest
 from evomm.checkpoints.locate import locate
-from evomm.checkpoints.lora import LoraReader
+from evomm.checkpoints.lora import LoraReader, recorded_base
 from evomm.checkpoints.reader import Checkpoint
 from evomm.checkpoints.writer import SHARD_BYTES, refuse_taken
 from evomm.errors import DamagedFile
@@ -22,6 +22,8 @@ from evomm.merge.mergekit.resolve import resolve
 from evomm.merge.mergekit.stages import stages
 from evomm.merge.recipe import Recipe, Source
 from evomm.plain import load_yaml_all, read_text
+
+MERGEKIT_FILE = "mergekit_config.yml"  # mergekit's own name for it
 
 
 class Watch(Protocol):
@@ -75,15 +77,15 @@ class Workshop:
         adapter, models = self.open(recipe.parents, recipe.carrier)
         return self._write(recipe, adapter, models, out)
 
-    def make_document(self, document: Document, out: Path) -> Written:
-        """The child of one mergekit document."""
+    def make_document(self, document: Document, out: Path, text: str) -> Written:
+        """The child of one mergekit document; ``text`` is the file that it comes from, and is kept beside the child."""
         sources = document.sources()
         adapter, models = self.open(sources, next(iter(sources)))
         resolved = resolve(document, {label: model.infos for label, model in models.items()}, adapter.layers(models))
         for note in resolved.notes:
             self.watch.note(note)
         recipe = resolved.recipe.model_copy(update={"chat_template": document.chat_template})
-        return self._write(recipe, adapter, models, out)
+        return self._write(recipe, adapter, models, out, {MERGEKIT_FILE: text})
 
     def open(self, sources: Mapping[str, Source], reference: str) -> tuple[Adapter, dict[str, Model]]:
         """The parents, with their LoRAs on top, and the adapter of their kind."""
@@ -95,13 +97,23 @@ class Workshop:
             _refuse_other(label, source, checkpoint)
             models[label] = checkpoint
             if source.lora is not None:
-                models[label] = View(checkpoint, LoraReader(checkpoint, self._locate(source.lora)))
+                models[label] = View(checkpoint, self._lora(source, checkpoint))
         return adapter, models
+
+    def _lora(self, source: Source, checkpoint: Checkpoint) -> LoraReader:
+        assert source.lora is not None
+        folder = self._locate(source.lora)
+        trained_on = recorded_base(folder)
+        if trained_on is not None and Path(trained_on).name != Path(source.model).name:
+            self.watch.note(f"LoRA '{source.lora}' was trained on '{trained_on}', and is put on '{source.model}'")
+        return LoraReader(checkpoint, folder)
 
     def _locate(self, model: str) -> Path:
         return self.known[model] if model in self.known else locate(model, self.beside)
 
-    def _write(self, recipe: Recipe, adapter: Adapter, models: Mapping[str, Model], out: Path) -> Written:
+    def _write(
+        self, recipe: Recipe, adapter: Adapter, models: Mapping[str, Model], out: Path, texts: Mapping[str, str] | None = None
+    ) -> Written:
         aligned, alignment = adapter.aligned(recipe, models)
         odd = adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices))
         for warning in (*odd, *(alignment.warnings if alignment else ())):
@@ -109,7 +121,14 @@ class Workshop:
         self.watch.start(out.name, sum(info.nbytes for info in aligned[recipe.carrier].infos.values()))
         engine = Engine(aligned, threads=self.threads, device=self.device, forgetful=True)
         return adapter.save(
-            recipe, aligned, out, engine=engine, alignment=alignment, advance=self.watch.advance, shard_bytes=self.shard_bytes
+            recipe,
+            aligned,
+            out,
+            engine=engine,
+            alignment=alignment,
+            texts=texts or {},
+            advance=self.watch.advance,
+            shard_bytes=self.shard_bytes,
         )
 
 
@@ -129,9 +148,9 @@ def make_file(path: Path, out: Path, workshop: Workshop) -> Written:
     try:
         for document in before:
             assert document.name is not None  # only the last may have none
-            replace(workshop, known=known).make_document(document, folder / document.name)
+            replace(workshop, known=known).make_document(document, folder / document.name, text)
             known[document.name] = folder / document.name
-        return replace(workshop, known=known).make_document(last, out)
+        return replace(workshop, known=known).make_document(last, out, text)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
