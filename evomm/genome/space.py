@@ -120,8 +120,8 @@ def _check_rule(rule: GeneRule, method: str, labels: Sequence[str], blocks: Sequ
     if rule.parameter not in specs:
         raise UsageError(f"gene '{rule.parameter}': {method} has no such parameter{nearest(rule.parameter, specs)}")
     spec = specs[rule.parameter]
-    if spec.kind == "switch":
-        raise UsageError(f"gene '{rule.parameter}': is a switch of {method}, and a gene is a number; put it in `fixed`")
+    if spec.kind in {"switch", "count"}:
+        raise UsageError(f"gene '{rule.parameter}': is a {spec.kind} of {method}, and a gene is any number; put it in `fixed`")
     if not spec.range.low <= rule.low <= rule.high <= spec.range.high:
         raise UsageError(
             f"gene '{rule.parameter}': bounds {rule.low:g} to {rule.high:g} leave what {method} allows, "

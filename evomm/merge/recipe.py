@@ -121,7 +121,12 @@ class Recipe(Plain):
             if label not in self.parents:
                 raise ValueError(f"{role} '{label}' is no parent{nearest(label, self.parents)}")
         if METHODS[self.method].needs_base and self.base is None:
-            raise ValueError(f"{self.method} works on task vectors (parent - base): name the base, as `base: LABEL`")
+            why = (
+                "works on task vectors (parent - base)"
+                if METHODS[self.method].on == "deltas"
+                else "mixes parents with their base"
+            )
+            raise ValueError(f"{self.method} {why}: name the base, as `base: LABEL`")
         if not self.slices:
             self.refuse_count(self.mixed, "the recipe")
         everywhere = not self.slices and all(block.parents is None and block.base is None for block in self.blocks)
@@ -156,7 +161,8 @@ class Recipe(Plain):
         low, high = METHODS[self.method].parents
         if not low <= len(values) <= high:
             wanted = f"{low}" if low == high else f"at least {low}"
-            raise ValueError(f"{self.method} mixes {wanted} parent(s), {where} has {len(values)}: {', '.join(values)}")
+            told = f"{len(values)}: {', '.join(values)}" if values else "none"
+            raise ValueError(f"{self.method} mixes {wanted} parent(s), {where} has {told}")
 
     @property
     def carrier(self) -> str:

@@ -27,8 +27,11 @@ Load = Callable[[int, int, int], Tensor]
 
 
 def pieces(numel: int, columns: int | None, size: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive pieces of about ``size`` elements; of whole rows when ``columns`` is given."""
-    step = size
+    """(start, stop) of consecutive pieces of about ``size`` elements; of whole rows when ``columns`` is given.
+
+    All but the last have a multiple of 64 elements.
+    """
+    step = max(1, size // _LANES) * _LANES
     if columns is not None:
         rows = _LANES // math.gcd(max(columns, 1), _LANES)
         step = max(columns, 1) * max(rows, size // max(columns, 1) // rows * rows)

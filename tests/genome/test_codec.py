@@ -1,5 +1,7 @@
 """Vectors to recipes and back: nothing is lost, and a gene reaches the tensors it is named for."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from evomm.genome.codec import Codec
 from evomm.genome.space import GeneRule, make_space
-from evomm.merge.methods import METHODS, parameters
-from evomm.merge.recipe import Block, Recipe, Source, Value
+from evomm.merge.recipe import Block, Recipe, Value
+from evomm.merge.table import METHODS, parameters
+from tests.merge import kit
 
 BLOCKS = (
     Block(name="layers.0-3", tensors=("model.layers.[0-3].*",)),
@@ -17,24 +20,23 @@ BLOCKS = (
 )
 
 
-def codec(method: str, rules: list[GeneRule] | None = None, fixed: dict[str, Value] | None = None) -> Codec:
+def set_by_numbers(method: str) -> bool:
+    """Whether anything of the method can be a gene."""
+    return any(spec.kind in {"per parent", "number"} for spec in parameters(method).values())
+
+
+def codec(method: str, rules: list[GeneRule] | None = None, fixed: dict[str, Any] | None = None) -> Codec:
     """A codec for parents ja and math; by default every number of the method is a gene."""
-    on_deltas = METHODS[method].on == "deltas"
-    template = Recipe(
-        method=method,
-        parents={label: Source(model=label) for label in (["base"] if on_deltas else []) + ["ja", "math"]},
-        base="base" if on_deltas else None,
-        parameters=fixed or {},
-    )
+    template = kit.recipe(method, ("base", "ja", "math"), **(fixed or {}))
     every = [
         GeneRule(parameter=spec.name, low=max(spec.range.low, -2.0), high=min(spec.range.high, 2.0), start=0.5)
         for spec in parameters(method).values()
-        if spec.kind != "switch"
+        if spec.kind in {"per parent", "number"}
     ]
     return Codec(make_space(BLOCKS, template.mixed, method, rules or every), template, BLOCKS)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if set_by_numbers(method)])
 @given(data=st.data())
 def test_decoding_and_encoding_lose_nothing(method: str, data: st.DataObject) -> None:
     coder = codec(method)

@@ -66,6 +66,7 @@ def test_a_vector_of_another_length_is_refused() -> None:
     [
         ("linear", rule("wieght"), "linear has no such parameter; did you mean 'weight'"),
         ("linear", rule("normalize", high=1.0), "is a switch of linear"),
+        ("karcher", rule("max_iter", high=9.0), "is a count of karcher"),
         ("ties", rule("density"), "bounds 0 to 2 leave what ties allows, 0 to 1"),
         ("slerp", rule("t", high=1.0, parents=("ja",)), "one value for all parents, so it takes no `parents`"),
         ("linear", rule(parents=("maths",)), "'maths' is no parent of it; did you mean 'math'"),

@@ -1,5 +1,6 @@
 """Recipes: they round-trip to the last bit, and mistakes in them are told by name."""
 
+import math
 import struct
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomm.errors import UsageError
+from evomm.merge.recipe import Block, Recipe, Slice, Source, Value
 from evomm.merge.table import METHODS, parameters
-from evomm.merge.recipe import Block, Recipe, Source
 from tests.merge.kit import recipe
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
@@ -23,36 +24,50 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 def recipes(draw: st.DrawFn) -> Recipe:
     """Any valid recipe."""
     method = draw(st.sampled_from(list(METHODS)))
-    count = 2 if METHODS[method].parents == (2, 2) else draw(st.integers(1, 3))
-    labels = draw(st.lists(LABELS, min_size=count + 1, max_size=count + 1, unique=True))
-    base, mixed = labels[0], labels[1:]
-    on_deltas = METHODS[method].on == "deltas"
+    entry = METHODS[method]
+    based = entry.needs_base or (entry.on == "either" and draw(st.booleans()))
+    mixed = draw(st.integers(entry.parents[0], int(min(entry.parents[1], 3)))) + int(based and entry.on != "weights")
+    labels = draw(st.lists(LABELS, min_size=mixed, max_size=mixed, unique=True))
+    base = labels[0] if based else None
+    weighed = labels[1:] if entry.takes_deltas(base) else labels
 
-    def values() -> dict[str, bool | float | dict[str, float]]:
-        found: dict[str, bool | float | dict[str, float]] = {}
-        for name, spec in parameters(method).items():
-            number = st.floats(spec.range.low, spec.range.high) if spec.range.low >= 0 else NUMBERS
-            if draw(st.booleans()):
-                if spec.kind == "switch":
-                    found[name] = draw(st.booleans())
-                elif spec.kind == "per parent" and draw(st.booleans()):
-                    found[name] = {label: draw(number) for label in mixed}
-                else:
-                    found[name] = draw(number)
-        return found
+    def value(kind: str, low: float, high: float) -> Value:
+        if kind == "switch":
+            return draw(st.booleans())
+        if kind == "count":
+            return draw(st.integers(0, 2**31))
+        number = NUMBERS.filter(lambda x: low <= x <= high) if low == -math.inf else st.floats(low, high, allow_infinity=False)
+        if kind == "per parent" and draw(st.booleans()):
+            return {label: draw(number) for label in weighed}
+        return draw(number)
 
-    blocks = tuple(Block(name=name, tensors=(f"{name}.*",), parameters=values()) for name in draw(st.lists(LABELS, max_size=2)))
+    def values() -> dict[str, Value]:
+        specs = [spec for spec in parameters(method).values() if draw(st.booleans())]
+        return {spec.name: value(spec.kind, spec.range.low, spec.range.high) for spec in specs}
+
+    def block(name: str) -> Block:
+        some = draw(st.none() | st.just(tuple(labels)))
+        return Block(
+            name=name, tensors=(f"{name}.*",), parameters=values(), parents=some, base=draw(st.sampled_from([None, base]))
+        )
+
+    def part() -> Slice:
+        length = draw(st.integers(1, 9))
+        return Slice(layers={label: (first, first + length) for label in labels if (first := draw(st.integers(0, 99))) >= 0})
+
     return Recipe(
         method=method,
         parents={
-            label: Source(model=draw(LABELS), digest=draw(st.none() | LABELS)) for label in (labels if on_deltas else mixed)
+            label: Source(model=draw(LABELS), lora=draw(st.none() | LABELS), digest=draw(st.none() | LABELS)) for label in labels
         },
-        base=base if on_deltas else None,
+        base=base,
         parameters=values(),
-        blocks=blocks,
+        blocks=tuple(block(name) for name in draw(st.lists(LABELS, max_size=2))),
         dtype=draw(st.sampled_from([None, "float16", "bfloat16", "float32"])),
         seed=draw(st.integers(0, 2**63)),
-        tokenizer=draw(st.none() | st.sampled_from(mixed)),
+        tokenizer=draw(st.none() | st.sampled_from(labels)),
+        slices=tuple(part() for _ in range(draw(st.integers(0, 2)))),
+        chat_template=draw(st.none() | TEXT),
     )
 
 
@@ -94,9 +109,31 @@ TIES = "method: ties\nbase: b\nparents: {b: {model: x}, ja: {model: y}}\n"
         (TIES.replace("base: b\n", ""), r"ties works on task vectors \(parent - base\): name the base"),
         (LINEAR.replace("linear", "lineer"), "unknown method 'lineer'; did you mean 'linear'"),
         (LINEAR.replace("linear", "slerp") + "parameters: {t: {ja: 1}}", "'t' of slerp is one value for all parents"),
-        ("method: slerp\nparents: {ja: {model: x}}", r"slerp mixes 2 parent\(s\), got 1: ja"),
-        ("method: ties\nbase: b\nparents: {b: {model: x}}", r"ties mixes at least 1 parent\(s\), got 0"),
+        ("method: slerp\nparents: {ja: {model: x}}", r"slerp mixes 2 parent\(s\), the recipe has 1: ja"),
+        ("method: ties\nbase: b\nparents: {b: {model: x}}", r"ties mixes at least 1 parent\(s\), the recipe has none"),
         ("method: linear\nparents: {}", "linear mixes at least 1"),
+        (LINEAR.replace("linear", "passthrough"), r"passthrough mixes 1 parent\(s\), the recipe has 2: ja, math"),
+        (LINEAR.replace("linear", "nearswap"), "nearswap mixes parents with their base: name the base"),
+        (LINEAR.replace("linear", "add_difference") + "base: ja", r"add_difference mixes 3 parent\(s\), the recipe has 2"),
+        (
+            LINEAR.replace("linear", "karcher") + "parameters: {max_iter: 1.5}",
+            "'max_iter' of karcher takes a whole number, got 1.5",
+        ),
+        (LINEAR.replace("linear", "karcher") + "parameters: {max_iter: true}", "'max_iter' of karcher takes a number"),
+        (LINEAR.replace("linear", "karcher") + "parameters: {max_iter: -1}", r"'max_iter' is -1\.0, expected 0 to inf"),
+        (
+            LINEAR + "slices: [{layers: {ja: [0, 2], maths: [0, 2]}}]",
+            "parent of a slice 'maths' is no parent; did you mean 'math'",
+        ),
+        (LINEAR + "slices: [{layers: {ja: [0, 2], math: [1, 2]}}]", "must give equally many layers, got {'ja': 2, 'math': 1}"),
+        (LINEAR + "slices: [{layers: {ja: [2, 2]}}]", r"layers 2 to 2 of 'ja': expected \[first, last \+ 1\]"),
+        (LINEAR + "slices: [{layers: {ja: [-1, 2]}}]", "layers -1 to 2 of 'ja': expected"),
+        (LINEAR + "slices: [{layers: {}}]", "a slice needs at least one parent"),
+        (
+            LINEAR + "blocks: [{name: x, tensors: ['*'], parents: [jaa]}]",
+            "parent of block 'x' 'jaa' is no parent; did you mean 'ja'",
+        ),
+        (TIES + "blocks: [{name: x, tensors: ['*'], base: bb}]", "base of block 'x' 'bb' is no parent; did you mean 'b'"),
         ("method: linear", "key 'parents' is missing"),
     ],
 )
@@ -122,8 +159,20 @@ def test_blocks_override_and_the_first_that_matches_counts() -> None:
     assert all(what.arguments(name)["normalize"] is True for name in ("head", "header"))
 
 
+def test_a_weight_of_the_base_counts_only_where_another_base_is_named() -> None:
+    """A parent that is base in some blocks may have a weight in others; one that is base everywhere may not."""
+    other = Block(name="other", tensors=("head",), parents=("base", "a"), base="b")
+    what = recipe("ties", weight={"base": 0.3, "a": 0.6}, blocks=(other,))
+    assert what.arguments("head", ("base", "a"))["weight"] == (0.3, 0.6)
+    with pytest.raises(ValueError, match="'weight' is given for 'base', which is no parent"):
+        recipe("ties", weight={"base": 0.3, "a": 0.6})
+
+
 def test_who_is_mixed_and_who_carries_the_tokenizer() -> None:
     assert recipe("ties").mixed == ("a", "b")
+    assert recipe("nearswap").mixed == ("base", "a"), "the base comes first for methods on weights"
+    assert recipe("add_difference", ("a", "base", "b")).mixed == ("base", "a", "b")
+    assert recipe("multislerp").mixed == recipe("multislerp", based=True).mixed == ("a", "b"), "task vectors when there is a base"
     assert recipe("ties").carrier == "base"
     assert recipe("linear").carrier == "a"
     assert recipe("linear").model_copy(update={"tokenizer": "b"}).carrier == "b"

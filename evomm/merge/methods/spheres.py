@@ -5,12 +5,13 @@ With G the (P, P) inner products, norms are √G_pp, cosines G_pq / √(G_pp G_q
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from evomm.errors import UsageError
-from evomm.merge.method import Fraction, Positive, Weights, Whole
+from evomm.merge.method import Fraction, Positive, Range, Weights, Whole
 from evomm.merge.methods.sums import combination
 
 _EPS = 1e-8
@@ -61,7 +62,7 @@ def multislerp(
     return combination(parents, whole.once(key, lambda: _barycenter(gram(whole), weight, normalize_weights, eps)))
 
 
-def karcher(parents: Sequence[Tensor], whole: Whole, *, max_iter: int = 10, tol: Positive = 1e-5) -> Tensor:
+def karcher(parents: Sequence[Tensor], whole: Whole, *, max_iter: Annotated[int, Range(0)] = 10, tol: Positive = 1e-5) -> Tensor:
     """The mean on the sphere that is nearest to all parents, times their mean norm. arXiv 2603.04972."""
     if len(parents) == 1:
         return parents[0]
