@@ -28,9 +28,16 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
         content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"{where}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{where}: expected a mapping of keys to values, found {type(content).__name__}")
-    return content
+    return _mapping(content, where)
+
+
+def load_yaml_all(text: str, where: str) -> list[dict[str, Any]]:
+    """The YAML mappings of a file with ``---`` between them, as `load_yaml` reads one; empty documents are left out."""
+    try:
+        contents = [content for content in yaml.load_all(text, Loader=_UniqueKeys) if content is not None]
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"{where}: not valid YAML: {error}") from error
+    return [_mapping(content, where) for content in contents or [None]]
 
 
 def dump_yaml(content: Any) -> str:
@@ -54,6 +61,12 @@ def parse(model: type[T], content: Any, where: str) -> T:
         return model.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{where}: " + "; ".join(_explain(model, e) for e in error.errors())) from error
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise UsageError(f"{where}: expected a mapping of keys to values, found {type(content).__name__}")
+    return content
 
 
 class _UniqueKeys(yaml.SafeLoader):

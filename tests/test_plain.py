@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from evomm.errors import MissingFile, UsageError
-from evomm.plain import Plain, load_yaml, parse, read_text
+from evomm.plain import Plain, load_yaml, load_yaml_all, parse, read_text
 
 
 class Inner(Plain):
@@ -73,6 +73,21 @@ def test_tags_that_make_objects_are_refused(tag: str) -> None:
 def test_what_is_no_mapping_is_refused_in_one_sentence(text: str) -> None:
     with pytest.raises(UsageError, match=r"^x\.yaml: "):
         load_yaml(text, "x.yaml")
+
+
+@pytest.mark.parametrize(("text", "count"), [("a: 1", 1), ("a: 1\n---\na: 1e-3", 2), ("---\na: 1\n---\n---\na: 2\n---\n", 2)])
+def test_several_documents_in_one_file(text: str, count: int) -> None:
+    read = load_yaml_all(text, "x")
+    assert len(read) == count
+    assert all(isinstance(content["a"], int | float) for content in read)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "---\n", "a: 1\n---\n- 1", "a: 1\n---\na: [", "a: 1\n---\na: 1\na: 2", "a: 1\n---\n!!python/name:os"]
+)
+def test_several_documents_are_refused_like_one(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^x\.yaml: "):
+        load_yaml_all(text, "x.yaml")
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("-2E+4", -2e4), ("1.e3", 1000.0), ("1.5e-7", 1.5e-7), ("7", 7)])
