@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomm.adapters.child import write_files
+from evomm.adapters.child import chat_template, write_files
 from evomm.adapters.vocabulary import AlignedReader, Alignment, align
 from evomm.checkpoints.reader import Checkpoint, TensorReader
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
@@ -148,9 +148,11 @@ class Adapter(ABC):
         shard_bytes: int = SHARD_BYTES,
     ) -> Written:
         """Stream the recipe's child to a folder that loads like its parents; ``texts`` are files to put beside it."""
+        parents = {label: (model.folder, model.config) for label, model in models.items()}
+        template = chat_template(recipe.chat_template, [folder for folder, _ in parents.values()])
 
         def finish(writer: CheckpointWriter) -> None:
-            write_files(writer, recipe, {label: (model.folder, model.config) for label, model in models.items()}, alignment)
+            write_files(writer, recipe, parents, alignment, template)
             for name, text in texts.items():
                 writer.text(name, text)
 

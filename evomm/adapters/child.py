@@ -22,11 +22,13 @@ def write_files(
     recipe: Recipe,
     parents: Mapping[str, tuple[Path, Mapping[str, Any]]],
     alignment: Alignment | None,
+    template: str | None,
 ) -> None:
     """Config and tokenizer of the carrier, changed where the child differs: dtype, layers, vocabulary, chat template.
 
     Args:
         parents: label -> (folder, config.json).
+        template: of chats, as Jinja.
     """
     folder, config = parents[recipe.carrier]
     writer.carry(folder)
@@ -40,7 +42,6 @@ def write_files(
     writer.text(
         "config.json", _json(child_config(recipe, {label: found for label, (_, found) in parents.items()}, alignment, folder))
     )
-    template = chat_template(recipe.chat_template, [home for home, _ in parents.values()])
     if template is not None:
         writer.text("chat_template.jinja", template)
         settings = writer.partial / _TOKENIZER_CONFIG

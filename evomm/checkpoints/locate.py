@@ -41,6 +41,11 @@ def locate(model: str, beside: Path | None = None, download: bool = True) -> Pat
     return _fetch(model, download)
 
 
+def reference(model: str, folder: Path) -> str:
+    """How a recipe names a model that was found: as the user did, except that relative paths become absolute."""
+    return model if model.startswith("zoo:") or (is_hub_id(model) and "snapshots" in folder.parts) else str(folder)
+
+
 def _fetch(model: str, download: bool) -> Path:
     # Imported here: it takes a second, and models in folders do not need it.
     from huggingface_hub import snapshot_download

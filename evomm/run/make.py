@@ -9,7 +9,7 @@ from typing import Protocol
 from evomm.adapters.base import Adapter, Model, View
 from evomm.adapters.table import detect
 from evomm.checkpoints.digest import checkpoint_digest
-from evomm.checkpoints.locate import locate
+from evomm.checkpoints.locate import locate, reference
 from evomm.checkpoints.lora import LoraReader, recorded_base
 from evomm.checkpoints.reader import Checkpoint
 from evomm.checkpoints.writer import SHARD_BYTES, refuse_taken
@@ -108,12 +108,19 @@ class Workshop:
             self.watch.note(f"LoRA '{source.lora}' was trained on '{trained_on}', and is put on '{source.model}'")
         return LoraReader(checkpoint, folder)
 
+    def _found(self, source: Source) -> Source:
+        """As the child's recipe names it: folders by their whole path, so that the recipe works from wherever it lies."""
+        names = {"model": source.model, **({"lora": source.lora} if source.lora else {})}
+        update = {key: reference(name, self._locate(name)) for key, name in names.items() if name not in self.known}
+        return source.model_copy(update=update)
+
     def _locate(self, model: str) -> Path:
         return self.known[model] if model in self.known else locate(model, self.beside)
 
     def _write(
         self, recipe: Recipe, adapter: Adapter, models: Mapping[str, Model], out: Path, texts: Mapping[str, str] | None = None
     ) -> Written:
+        recipe = recipe.model_copy(update={"parents": {label: self._found(s) for label, s in recipe.parents.items()}})
         aligned, alignment = adapter.aligned(recipe, models)
         odd = adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices))
         for warning in (*odd, *(alignment.warnings if alignment else ())):

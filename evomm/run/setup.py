@@ -10,7 +10,7 @@ from pathlib import Path
 from evomm.adapters.base import Adapter
 from evomm.adapters.table import ADAPTERS
 from evomm.checkpoints.digest import checkpoint_digest
-from evomm.checkpoints.locate import is_hub_id, locate
+from evomm.checkpoints.locate import locate, reference
 from evomm.checkpoints.reader import Checkpoint
 from evomm.errors import DamagedFile
 from evomm.fitness.table import load_task
@@ -78,15 +78,10 @@ def prepare(
                 "bring the old files back, or start a new run"
             )
     parents = {
-        label: Source(model=_reference(model, folders[label]), digest=found[label]) for label, model in config.models.items()
+        label: Source(model=reference(model, folders[label]), digest=found[label]) for label, model in config.models.items()
     }
     template = template.model_copy(update={"parents": parents})
     plan(template, checkpoints)
     blocks = group(adapter.blocks(checkpoints[template.carrier]), config.grouping)
     space = make_space(blocks, template.mixed, config.method, config.genes)
     return Setup(config, adapter, folders, checkpoints, Codec(space, template, blocks), task, warnings)
-
-
-def _reference(model: str, folder: Path) -> str:
-    """How a recipe names a parent: as the user did, except that relative paths become absolute."""
-    return model if model.startswith("zoo:") or (is_hub_id(model) and "snapshots" in folder.parts) else str(folder)
