@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evomm.adapters.chat import TEMPLATES
-from evomm.adapters.vocabulary import Alignment, child_files, renumber
+from evomm.adapters.vocabulary import VOCABULARY_FILES, Alignment, child_files, renumber
 from evomm.checkpoints.writer import CheckpointWriter
 from evomm.errors import UsageError, nearest
 from evomm.merge.recipe import Recipe
@@ -31,11 +31,11 @@ def write_files(
         template: of chats, as Jinja.
     """
     folder, config = parents[recipe.carrier]
-    writer.carry(folder)
+    writer.carry(folder, leave=VOCABULARY_FILES if alignment is not None else ())
     if not config:
         return
     if alignment is not None:
-        for name, text in child_files(alignment, folder).items():
+        for name, text in child_files(alignment, alignment.folders[alignment.carrier]).items():
             writer.text(name, text)
         if (folder / _GENERATION_CONFIG).exists():
             writer.text(_GENERATION_CONFIG, _json(renumber(_read(folder / _GENERATION_CONFIG), alignment, folder)))

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,11 +127,11 @@ class CheckpointWriter:
                 self._unsynced = 0
                 self._syncing = self._syncer.submit(os.fdatasync, self._fds[self._slots[name].file])
 
-    def carry(self, folder: Path) -> None:
-        """Copy config, generation config, tokenizer and processor files along from a parent."""
+    def carry(self, folder: Path, leave: Iterable[str] = ()) -> None:
+        """Copy config, generation config, tokenizer and processor files along from a parent, but for patterns to leave."""
         for pattern in SIDECARS:
             for path in sorted(folder.glob(pattern)):
-                if path.suffix in TEXTS:
+                if path.suffix in TEXTS and not any(path.match(unwanted) for unwanted in leave):
                     shutil.copyfile(inside(folder, path.name), self.partial / path.name)
 
     def text(self, name: str, content: str) -> None:

@@ -275,3 +275,23 @@ def test_what_is_not_supported_is_refused_by_name(evomm: Evomm, here: Path, chan
     document = {"merge_method": "linear", "models": sources("a", "b", weight=1.0), **change}
     refused(merge(evomm, here, document), 2, said)
     assert not (here / "out").exists()
+
+
+def test_the_tokenizer_of_one_parent_with_the_config_of_another(evomm: Evomm, here: Path) -> None:
+    """Files that would say another vocabulary are not carried along."""
+    own = byte_level()
+    own.add_special_tokens(["<|im_start|>"])
+    model(here / "a", 1, own)
+    (here / "base" / "merges.txt").write_text("stale")
+    document = {
+        "merge_method": "task_arithmetic",
+        "base_model": "base",
+        "models": sources("a", "b", weight=0.5),
+        "tokenizer": {"source": "a", "pad_to_multiple_of": 64},
+        "dtype": "float32",
+    }
+    said = merge(evomm, here, document)
+    assert said.code == 0, said.err
+    assert not (here / "out" / "merges.txt").exists()
+    assert AutoTokenizer.from_pretrained(here / "out").get_vocab() == own.get_vocab()
+    assert loads(here / "out").config.vocab_size % 64 == 0
