@@ -1,7 +1,7 @@
 """From the coefficients of each tensor to a recipe's: what is common to all, and blocks with short patterns for the rest."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from glob import escape
@@ -9,6 +9,7 @@ from re import compile as compile_pattern
 
 from evomm.merge.recipe import Block, Value
 
+_MAGIC = compile_pattern(r"[*?[]")
 _Frozen = bool | float | tuple[tuple[str, float], ...]
 
 
@@ -83,40 +84,39 @@ class _Patterns:
     """Short globs for sets of tensors, which match no other tensor."""
 
     def __init__(self, tensors: Sequence[Arguments]) -> None:
-        self._names = [tensor.name for tensor in tensors]
-        self._sizes = Counter(glob for tensor in tensors for glob in _candidates(tensor))
+        self._globs = {tensor.name: _candidates(tensor) for tensor in tensors}
+        self._sizes = Counter(glob for globs in self._globs.values() for glob in globs)
 
     def of(self, members: Sequence[Arguments]) -> tuple[str, ...]:
         """Few globs that match these and no others: the widest first, until every one is covered."""
         inside: dict[str, list[str]] = {}
         for tensor in members:
-            for glob in _candidates(tensor):
+            for glob in self._globs[tensor.name]:
                 inside.setdefault(glob, []).append(tensor.name)
-        mine = {tensor.name for tensor in members}
-        left, chosen = dict.fromkeys(mine), []
-        for glob in sorted(inside, key=lambda glob: (-len(inside[glob]), glob.count("*"), len(glob))):
-            if len(inside[glob]) < self._sizes[glob] or not any(name in left for name in inside[glob]):
-                continue
-            if "*" in glob[:-1] and not self._exact(glob, mine):
+        fitting = [glob for glob, names in inside.items() if len(names) == self._sizes[glob]]
+        left = {tensor.name for tensor in members}
+        mine, chosen = frozenset(left), []
+        for glob in sorted(fitting, key=lambda glob: (-len(inside[glob]), glob.count("*"), len(glob))):
+            if left.isdisjoint(inside[glob]) or ("*" in glob[:-1] and not self._exact(glob, mine)):
                 continue
             chosen.append(glob)
-            for name in inside[glob]:
-                left.pop(name, None)
+            left.difference_update(inside[glob])
         return tuple(chosen)
 
-    def _exact(self, glob: str, mine: Iterable[str]) -> bool:
+    def _exact(self, glob: str, mine: frozenset[str]) -> bool:
         """Whether an inner star, which also crosses dots, matches only what is meant."""
         match = compile_pattern(translate(glob)).fullmatch
-        return all(name in mine for name in self._names if match(name))
+        return all(name in mine for name in self._globs if match(name))
 
 
-def _candidates(tensor: Arguments) -> Iterator[str]:
+def _candidates(tensor: Arguments) -> tuple[str, ...]:
     """Globs for a tensor: its name, or its beginning; with a star for its layer, for numbers inside of it, or for both."""
     words = tensor.name.split(".")
-    layer = words.index(str(tensor.layer)) if tensor.layer is not None and str(tensor.layer) in words else None
-    numbers = {index for index, word in enumerate(words) if word.isdigit() and index != layer}
-    every: dict[str, None] = {}
-    for starred in {frozenset(), frozenset({layer} - {None}), frozenset(numbers), frozenset(numbers | ({layer} - {None}))}:
-        shown = ["*" if index in starred else escape(word) for index, word in enumerate(words)]
-        every |= dict.fromkeys([".".join(shown), *(".".join([*shown[:end], "*"]) for end in range(len(words)))])
-    yield from every
+    layer = {words.index(str(tensor.layer))} if tensor.layer is not None and str(tensor.layer) in words else set()
+    numbers = {index for index, word in enumerate(words) if word.isdigit()} - layer
+    plain = [escape(word) for word in words] if _MAGIC.search(tensor.name) else words
+    found: dict[str, None] = {}
+    for starred in {frozenset(), frozenset(layer), frozenset(numbers), frozenset(numbers | layer)}:
+        shown = ["*" if index in starred else word for index, word in enumerate(plain)] if starred else plain
+        found |= dict.fromkeys([".".join(shown), *(".".join([*shown[:end], "*"]) for end in range(len(shown)))])
+    return tuple(found)
