@@ -28,6 +28,7 @@ def commands() -> list[list[str]]:
 def test_commands_run(evomm: Evomm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(commands()) >= 6
+    (tmp_path / "japanese-math.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
     for command in commands():
         small = [part for key in SMALL for part in ("--set", key)] if command[0] == "evolve" else []
         limit = ["--limit", "16"] if command[0] == "eval" else []
@@ -53,7 +54,7 @@ def test_every_file_that_is_linked_is_there() -> None:
 
 def test_the_tree_names_what_is_there() -> None:
     tree = next(block for block in blocks("") if block.startswith("evomm/"))
-    inside = [line.split()[0] for line in tree.splitlines() if line.startswith("  ") and line.split()]
+    inside = [line.split()[0] for line in tree.splitlines() if re.match(r"  \w", line)]
     for name in inside:
         assert (README.parent / "evomm" / name).exists(), name
     packages = {f"{path.name}/" for path in (README.parent / "evomm").iterdir() if (path / "__init__.py").exists()}
