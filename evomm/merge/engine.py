@@ -101,7 +101,7 @@ class Engine:
     def _copied(self, recipe: Recipe, job: Job) -> Pieces:
         """Integers are not mixed: they are the carrier's, or the first parent's where the carrier takes no part."""
         label = recipe.carrier if recipe.carrier in job.sources else job.labels[0]
-        yield 0, self.readers[label].read(job.sources[label]).reshape(-1)
+        yield 0, self.readers[label].read(job.sources[label]).reshape(-1).to(job.info.dtype)
 
     def _pieces(self, recipe: Recipe, job: Job) -> Pieces:
         method = METHODS[recipe.method]

@@ -32,6 +32,10 @@ class Live:
         for job in jobs:
             if job.name not in self._targets:
                 raise MisfitError(f"'{job.name}' is in the parents' files, but the loaded model has no such tensor")
+            shape = tuple(self._targets[job.name].shape)
+            if shape != job.info.shape:
+                told = f"has shape {list(job.info.shape)} in the parents' files, but {list(shape)} in the loaded model"
+                raise MisfitError(f"'{job.name}' {told}; load the model with the carrier's config")
         self._engine.each(recipe, jobs, self._fill)
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,60 @@ def test_a_tensor_that_was_not_announced_so_is_refused(tmp_path: Path, wrong: Te
         CheckpointWriter(tmp_path / "out", infos(ONE)) as writer,
     ):
         writer.write("a", wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64], ids=str)
+@pytest.mark.parametrize("shard_bytes", [1, 10**9])
+def test_pieces_may_come_in_any_order_and_from_any_thread(tmp_path: Path, dtype: torch.dtype, shard_bytes: int) -> None:
+    tensors = {name: (torch.arange(60) + 60 * i).to(dtype).view(5, 12) for i, name in enumerate("abc")}
+    cuts = [(name, start, min(start + 7, 60)) for name in tensors for start in range(0, 60, 7)]
+    cuts = cuts[1::2] + cuts[::2]
+    with CheckpointWriter(tmp_path / "out", infos(tensors), shard_bytes) as writer, ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda cut: writer.write_piece(cut[0], cut[1], tensors[cut[0]].view(-1)[cut[1] : cut[2]]), cuts):
+            pass
+    read = Checkpoint(tmp_path / "out")
+    assert all(same(read.read(name), tensor) for name, tensor in tensors.items())
+
+
+def test_whole_tensors_pieces_and_empty_tensors_go_together(tmp_path: Path) -> None:
+    tensors = {"whole": torch.ones(3), "pieces": torch.arange(4.0), "none": torch.ones(0, 3), "scalar": torch.tensor(2.0)}
+    with CheckpointWriter(tmp_path / "out", infos(tensors)) as writer:
+        writer.write("whole", tensors["whole"])
+        writer.write_piece("pieces", 1, tensors["pieces"][1:])
+        writer.write_piece("scalar", 0, tensors["scalar"])
+        writer.write_piece("pieces", 0, tensors["pieces"][:1])
+    read = Checkpoint(tmp_path / "out")
+    assert all(same(read.read(name), tensor) for name, tensor in tensors.items()), "of nothing, nothing is missing"
+
+
+def test_a_missing_piece_leaves_nothing(tmp_path: Path) -> None:
+    """The rest of a tensor would be zeros, which look like weights."""
+    with (
+        pytest.raises(WriteFailed, match=r"1 tensor\(s\) were never written, the first is 'a'"),
+        CheckpointWriter(
+            tmp_path / "out", {"a": TensorInfo(torch.float32, (2, 5)), "b": TensorInfo(torch.float32, (1,))}
+        ) as writer,
+    ):
+        writer.write_piece("a", 0, torch.ones(4))
+        writer.write_piece("a", 5, torch.ones(5))
+        writer.write_piece("b", 0, torch.ones(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("start", "piece", "got"), [
+    (9, torch.ones(2), r"torch\.float32, elements 9 to 11"),
+    (0, torch.ones(11), r"torch\.float32, elements 0 to 11"),
+    (0, torch.ones(2, dtype=torch.float16), r"torch\.float16, elements 0 to 2"),
+])  # fmt: skip
+def test_a_piece_that_does_not_fit_is_refused(tmp_path: Path, start: int, piece: Tensor, got: str) -> None:
+    """Behind a tensor's end stands the next tensor."""
+    two = {name: TensorInfo(torch.float32, (2, 5)) for name in "ab"}
+    with (
+        pytest.raises(WriteFailed, match=rf"a: announced as torch\.float32 of 10 elements, got {got}"),
+        CheckpointWriter(tmp_path / "out", two) as writer,
+    ):
+        writer.write_piece("a", start, piece)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
