@@ -1,6 +1,7 @@
 """From recipes to bytes: disk and memory get the same ones, and what cannot be merged is refused by name."""
 
 import math
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from evomm.merge import engine as engines
 from evomm.merge.apply import apply
 from evomm.merge.engine import Engine, Pieces
 from evomm.merge.live import Live
+from evomm.merge.method import Parameter
 from evomm.merge.plan import Job, Readers, plan
 from evomm.merge.recipe import Block, DtypeName, Recipe
 from evomm.merge.table import parameters
@@ -140,6 +142,8 @@ def test_values_too_large_for_float16_are_refused_and_bfloat16_named(tmp_path: P
         child = merge_one(recipe("linear", weight=1.0, normalize=False, dtype=dtype), large)
         assert child[700].item() == pytest.approx(120_000, rel=0.01)
     assert merge_one(what, {**large, "a": torch.full((1_000,), 5_504.0).half()})[700] == 65_504, "the largest there is"
+    with pytest.raises(MisfitError, match="too large for float16"):
+        merge_one(what, {**large, "a": torch.full((1_000,), 5_520.0).half()})  # rounds up to infinity
 
 
 @EVERY
@@ -221,18 +225,53 @@ def test_an_engine_that_remembers_gives_what_a_fresh_one_gives() -> None:
             assert same(merged(what, parents, engine=forgetful)["w"], expected), what.method
 
 
-def test_an_engine_remembers_right_through_many_candidates() -> None:
-    """More facts than it keeps."""
+@EVERY
+def test_an_engine_remembers_right_through_many_candidates(kind: Kind) -> None:
+    """What it learned with other coefficients is not taken for what these need: one of them is changed at a time."""
+    parents = readers(related_parents(15, 40))
+    remembering, chance = Engine(parents), random.Random(0)
+    values = some_values(kind.method, chance)
+    for _ in range(6):
+        for name, changed in some_values(kind.method, chance).items():
+            values[name] = changed
+            what = recipe(kind.method, FOUR, based=kind.based, **values)
+            assert same(merged(what, parents, engine=remembering)["w"], merged(what, parents)["w"]), name
+
+
+def some_values(method: str, chance: random.Random) -> dict[str, Any]:
+    """Any value for every parameter."""
+
+    def value(spec: Parameter) -> Any:
+        if spec.kind == "switch":
+            return chance.random() < 0.5
+        if spec.kind == "count":
+            return chance.randint(0, 5)
+        low, high = (
+            max(spec.range.low, 0.0),
+            min(spec.range.high, {"alpha": 8.0, "epsilon": 2.0, "eps": 1e-3, "tol": 0.02}.get(spec.name, 0.3)),
+        )
+        numbers = {label: chance.uniform(low, high) for label in recipe(method, FOUR).mixed}
+        return numbers if spec.kind == "per parent" and chance.random() < 0.6 else chance.uniform(low, high)
+
+    return {spec.name: value(spec) for spec in parameters(method).values()}
+
+
+@pytest.mark.parametrize(("name", "values"), [("max_iter", [1, 2, 3]), ("tol", [0.3, 0.1, 1e-3, 0.0])])
+def test_karchers_steps_are_not_taken_for_those_of_another_candidate(name: str, values: list[float]) -> None:
+    parents = readers(related_parents(15, 40))
+    remembering, steps = Engine(parents), {"max_iter": 20, "tol": 0.0}
+    for value in values:
+        what = recipe("karcher", FOUR, **{**steps, name: value})  # type: ignore[arg-type]
+        assert same(merged(what, parents, engine=remembering)["w"], merged(what, parents)["w"]), value
+
+
+def test_an_engine_forgets_what_is_oldest_and_learns_it_again() -> None:
     parents = readers(related_parents(33, 48))
     remembering = Engine(parents)
-    for kind in (Kind("ties"), Kind("sce"), Kind("slerp"), Kind("della")):
-        first = merged(telling(kind, FOUR), parents, engine=remembering)["w"]
-        name = next(name for name in ("density", "select_topk", "t") if name in parameters(kind.method))
-        for value in range(80):
-            other = recipe(kind.method, FOUR, **{name: (value + 1) / 100})  # type: ignore[arg-type]
-            child = merged(other, parents, engine=remembering)["w"]
-            assert value % 20 or same(child, merged(other, parents)["w"])
-        assert same(merged(telling(kind, FOUR), parents, engine=remembering)["w"], first)
+    first = merged(telling(Kind("ties"), FOUR), parents, engine=remembering)["w"]
+    for value in range(1, 100):
+        merged(recipe("ties", FOUR, density=value / 100), parents, engine=remembering)
+    assert same(merged(telling(Kind("ties"), FOUR), parents, engine=remembering)["w"], first)
 
 
 def test_an_error_in_one_thread_stops_the_merge_and_leaves_nothing_behind(

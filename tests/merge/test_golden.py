@@ -120,6 +120,13 @@ def test_ties(normalize: bool, rescale: bool, scale: float) -> None:
     close(child("ties", **values), BASE + scale * elected(trimmed(rescale), normalize))
 
 
+def test_each_task_vector_is_rescaled_by_its_own_sum() -> None:
+    """With one density for all, too."""
+    kept = np.stack([band(delta, 0.3, 0.0) for delta in DELTA])
+    sizes, left = np.abs(DELTA).sum((1, 2), keepdims=True), np.abs(kept).sum((1, 2), keepdims=True)
+    close(child("ties", weight=WEIGHT, density=0.3, rescale=True, normalize=False), BASE + elected(kept * sizes / left, False))
+
+
 @NORMALIZE
 @RESCALE
 @SCALE

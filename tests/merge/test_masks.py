@@ -83,18 +83,19 @@ def test_a_mask_does_not_know_who_else_is_merged() -> None:
 
 def test_the_mask_of_a_seed_is_fixed_for_good() -> None:
     """Recipes re-make models bit for bit, also next year: these elements are PCG64DXSM's for sha256("7\\nw\\na")."""
-    draws = stream(b"7\nw\na", 64)
-    assert mask(0.4, seed=7, numel=64).tolist() == (draws < round(0.4 * 65_536)).tolist()
-    sorted_rows = torch.arange(32).repeat(2, 1)  # the position of an element is its rank
-    density = np.linspace(0.3, 0.7, 32)
-    assert ranked_mask(0.5, 0.2, sorted_rows, seed=7).tolist() == (draws.reshape(2, 32) < np.rint(density * 65_536)).tolist()
+    draws = stream(b"7\nw\na", 1 << 20)  # so many that some are equal to the threshold
+    assert np.array_equal(mask(0.3, seed=7, numel=1 << 20).numpy(), draws < round(0.3 * 65_536))
+    sorted_rows = torch.arange(32).repeat(1 << 15, 1)  # the position of an element is its rank
+    thresholds = np.rint(np.linspace(0.3, 0.7, 32) * 65_536)
+    assert np.array_equal(ranked_mask(0.5, 0.2, sorted_rows, seed=7).numpy(), draws.reshape(-1, 32) < thresholds)
 
 
 def stream(key: bytes, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Draws of 16 bits, the lowest of each word of 64 first."""
     generator = np.random.PCG64DXSM(int.from_bytes(hashlib.sha256(key).digest()[:16], "little"))
-    words = [int(word) for word in generator.random_raw(-(-count // 4))]
-    return np.array([(word >> shift) & 0xFFFF for word in words for shift in (0, 16, 32, 48)][:count])
+    words = np.asarray(generator.random_raw(-(-count // 4)), dtype=np.uint64)[:, None]
+    shifts = np.array([0, 16, 32, 48], dtype=np.uint64)
+    return ((words >> shifts) & np.uint64(0xFFFF)).astype(np.int64).ravel()[:count]
 
 
 @pytest.mark.parametrize(("density", "epsilon", "low", "high"), [
