@@ -104,29 +104,34 @@ class Engine:
         yield 0, self.readers[label].read(job.sources[label]).reshape(-1).to(job.info.dtype)
 
     def _pieces(self, recipe: Recipe, job: Job) -> Pieces:
+        """In the job's dtype; a piece is overwritten by the next."""
         method = METHODS[recipe.method]
-        values = _Values(self.readers, job, self._device)
-        whole = self._whole(recipe, method, job, values)
+        values = self._values(job)
+        whole = self._whole(recipe, method, job)
+        out = torch.empty(0, dtype=job.info.dtype, device=self._device)
         for start, stop in pieces(job.info.numel, whole.columns, self._piece):
-            base, mixed = values.of_all(start, stop)
-            if whole.columns is not None:
-                mixed = [value.view(-1, whole.columns) for value in mixed]
+            mixed = whole.shaped(values.of_all(start, stop))
             merged = method.combine(mixed, PieceView(whole, mixed, start), **job.arguments).view(-1)
-            merged = merged if base is None else merged.add_(base)
-            if not math.isfinite(float(merged.sum())) and not bool(merged.isfinite().all()):  # large ones overflow as a sum
+            if values.base is not None:
+                merged = merged.add_(values.base)
+            if not math.isfinite(float(merged.sum())) and not merged.isfinite().all():  # the sum of large ones is not
                 self._explain(job)
             if job.info.dtype == torch.float16 and float(merged.abs().amax()) > _LARGEST_HALF:
                 raise MisfitError(f"'{job.name}' has values too large for float16; merge with `dtype: bfloat16` or float32")
-            yield start, merged.to(job.info.dtype)
+            out = out if len(out) >= len(merged) else torch.empty_like(merged, dtype=job.info.dtype)
+            yield start, out[: len(merged)].copy_(merged)
 
-    def _whole(self, recipe: Recipe, method: Method, job: Job, values: "_Values") -> WholeTensor:
+    def _values(self, job: Job) -> "_Values":
+        return _Values(self.readers, job, self._device)
+
+    def _whole(self, recipe: Recipe, method: Method, job: Job) -> WholeTensor:
         key = (job.name, job.base, recipe.seed, job.labels, tuple(job.sources.items()), method.rows)
         if key in self._wholes:
             return self._wholes[key]
         dtype = self.readers[job.labels[0]].infos[job.sources[job.labels[0]]].dtype
         streams = [f"{recipe.seed}\n{job.name}\n{label}" for label in job.labels]
         columns = (job.info.shape or (1,))[-1] if method.rows else None
-        whole = WholeTensor(job.info.numel, values.of_one, dtype, streams, columns)
+        whole = WholeTensor(job.info.numel, lambda: self._values(job), dtype, streams, columns)
         if not self._forgetful:
             self._wholes[key] = whole
         return whole
@@ -152,32 +157,39 @@ class Engine:
 
 
 class _Values:
-    """What a method sees of one tensor: float32 pieces of the parents θ_p, or of the task vectors δ_p = θ_p - θ_base."""
+    """What a method sees of one tensor: float32 pieces of the parents θ_p, or of the task vectors δ_p = θ_p - θ_base.
+
+    Pieces are in buffers of their own, which stay in the cache and which the next call overwrites: memory that is new for each
+    piece doubles the time of a merge.
+    """
 
     def __init__(self, readers: Readers, job: Job, device: torch.device) -> None:
         self._parents = [readers[label].flat(job.sources[label]) for label in job.labels]
-        self._base = None if job.base is None else readers[job.base].flat(job.sources[job.base])
-        self._device = device
+        self._anchor = None if job.base is None else readers[job.base].flat(job.sources[job.base])
+        self._buffers = [torch.empty(0, dtype=torch.float32, device=device) for _ in range(len(self._parents) + 1)]
+        self.base: Tensor | None = None  # of the last piece, when there is one
 
-    def of_all(self, start: int, stop: int) -> tuple[Tensor | None, list[Tensor]]:
-        """The base's piece, if there is a base, and one piece per parent."""
-        base = None if self._base is None else self._piece(self._base, start, stop)
-        return base, [self._value(flat, base, start, stop) for flat in self._parents]
+    def of_all(self, start: int, stop: int) -> list[Tensor]:
+        """One piece per parent."""
+        self._read_base(start, stop)
+        return [self._read(p, start, stop) for p in range(len(self._parents))]
 
     def of_one(self, parent: int, start: int, stop: int) -> Tensor:
         """One parent's piece."""
-        base = None if self._base is None else self._piece(self._base, start, stop)
-        return self._value(self._parents[parent], base, start, stop)
+        self._read_base(start, stop)
+        return self._read(parent, start, stop)
 
-    def _piece(self, flat: Flat, start: int, stop: int) -> Tensor:
-        return flat[start:stop].to(self._device, torch.float32)
+    def _read_base(self, start: int, stop: int) -> None:
+        self.base = None if self._anchor is None else self._copy(-1, self._anchor, start, stop)
 
-    def _value(self, flat: Flat, base: Tensor | None, start: int, stop: int) -> Tensor:
-        stored = flat[start:stop]
-        piece = stored.to(self._device, torch.float32)
-        if base is None:
-            return piece
-        return piece - base if piece is stored else piece.sub_(base)  # what was converted is ours to write to
+    def _read(self, parent: int, start: int, stop: int) -> Tensor:
+        piece = self._copy(parent, self._parents[parent], start, stop)
+        return piece if self.base is None else piece.sub_(self.base)
+
+    def _copy(self, buffer: int, flat: Flat, start: int, stop: int) -> Tensor:
+        if len(self._buffers[buffer]) < stop - start:
+            self._buffers[buffer] = torch.empty(stop - start, dtype=torch.float32, device=self._buffers[buffer].device)
+        return self._buffers[buffer][: stop - start].copy_(flat[start:stop])
 
 
 @cache

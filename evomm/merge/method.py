@@ -1,7 +1,8 @@
 """What a merge method is: a pure function from parents' values and coefficients to one tensor, and what it may ask.
 
-A method sees one piece of a tensor at a time, as float32. What depends on the tensor as a whole (a magnitude cutoff,
-an angle, a random mask) it asks of `Whole`, so that the result does not depend on how the tensor was cut.
+A method sees one piece of a tensor at a time, as float32, in buffers that it may overwrite. What depends on the tensor as
+a whole (a magnitude cutoff, an angle, a random mask) it asks of `Whole`, so that the result does not depend on how the
+tensor was cut.
 
 Its signature defines its parameters, and recipe, genome, YAML and command line read them from there: ``PerParent`` is
 one number per parent, ``float`` a number, ``int`` a count, ``bool`` a switch; `Range` says what is allowed. A parameter

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,17 @@ _PER_WORD = 4  # draws of 16 bits in a random word of 64
 _KEPT = 64  # facts remembered per tensor: a search asks for new ones with every genome
 _SAMPLES = 4  # pieces that `ranked_share` looks at
 
-Load = Callable[[int, int, int], Tensor]
+
+class Values(Protocol):
+    """Float32 elements of what the method sees (weights or task vectors); a tensor holds until the next call."""
+
+    def of_all(self, start: int, stop: int) -> list[Tensor]:
+        """Elements of every parent, (stop - start,) each."""
+        ...
+
+    def of_one(self, parent: int, start: int, stop: int) -> Tensor:
+        """Elements of one parent."""
+        ...
 
 
 def pieces(numel: int, columns: int | None, size: int) -> Iterator[tuple[int, int]]:
@@ -43,23 +53,25 @@ class WholeTensor:
 
     Args:
         numel: elements in the tensor.
-        load: ``load(parent, start, stop)`` gives float32 elements of what the method sees (weights or task vectors).
+        values: makes a way to read the elements; called anew for each pass, since passes nest.
         dtype: the parents' storage dtype; magnitudes are ranked after rounding to it (see `cutoff`).
         keys: per parent, the text that names its random stream.
         columns: elements of a row, for methods that work on rows.
     """
 
-    def __init__(self, numel: int, load: Load, dtype: torch.dtype, keys: Sequence[str], columns: int | None = None) -> None:
+    def __init__(
+        self, numel: int, values: Callable[[], Values], dtype: torch.dtype, keys: Sequence[str], columns: int | None = None
+    ) -> None:
         self.numel = numel
         self.columns = columns
-        self._load = load
+        self._values = values
         self._dtype = dtype if dtype in {torch.float16, torch.bfloat16} else torch.float32
         self._streams = [_Stream(key) for key in keys]
         self._made: dict[Hashable, Any] = {}
 
-    def values(self, start: int, stop: int) -> list[Tensor]:
-        """Elements of all parents: (stop - start,), or (r, C) for methods that work on rows."""
-        return [self._value(p, start, stop) for p in range(len(self._streams))]
+    def shaped(self, values: list[Tensor]) -> list[Tensor]:
+        """As they are, or as rows (r, C) for methods that work on rows."""
+        return values if self.columns is None else [value.view(-1, self.columns) for value in values]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` gives; remembered, the last few of them."""
@@ -77,8 +89,9 @@ class WholeTensor:
 
     def _total(self, of: Score) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
+        source = self._values()
         for start, stop in self._pieces():
-            values = self.values(start, stop)
+            values = self.shaped(source.of_all(start, stop))
             total = total + of(values, PieceView(self, values, start)).double().cpu()
         return total
 
@@ -129,8 +142,10 @@ class WholeTensor:
         spans = list(self._pieces())
         chosen = sorted({round(i * (len(spans) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
         weighted = plain = 0.0
+        source = self._values()
         for start, stop in (spans[i] for i in chosen):
-            rows = np.sort(self._value(parent, start, stop).abs().cpu().numpy(), axis=-1)
+            (values,) = self.shaped([source.of_one(parent, start, stop)])
+            rows = np.sort(values.abs().cpu().numpy(), axis=-1)
             sums = rows.sum(0, dtype=np.float64)
             weighted += float(sums @ _ramp(rows.shape[-1]))
             plain += float(sums.sum())
@@ -139,18 +154,15 @@ class WholeTensor:
     def _pieces(self) -> Iterator[tuple[int, int]]:
         return pieces(self.numel, self.columns, PIECE)
 
-    def _value(self, parent: int, start: int, stop: int) -> Tensor:
-        value = self._load(parent, start, stop)
-        return value if self.columns is None else value.view(-1, self.columns)
-
     def _histogram(self, parent: int, bucket: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Occupied magnitudes (the upper 15 bits, or the lower 16 of one bucket), largest first, and how many reach them."""
         return self.once(("histogram", parent, bucket), lambda: self._counted(parent, bucket))
 
     def _counted(self, parent: int, bucket: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         counts = torch.zeros(1 << 16, dtype=torch.int64)
+        source = self._values()
         for start, stop in self._pieces():
-            bits = self._bits(self._load(parent, start, stop))
+            bits = self._bits(source.of_one(parent, start, stop))
             if self._dtype.itemsize == 2:
                 counts[: 1 << 15] += torch.bincount(bits, minlength=1 << 15).cpu()
             elif bucket is None:

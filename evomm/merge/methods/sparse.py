@@ -131,7 +131,7 @@ def elect(
 ) -> Tensor:
     """Keep the w_p g_p δ_p whose sign is that of their sum (0 counts as +); normalized: over Σ_p w_p of those."""
     factors = [w * g for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)]
-    weighted = [d * f for d, f in zip(deltas, factors, strict=True)]
+    weighted = [d.mul_(f) for d, f in zip(deltas, factors, strict=True)]
     merged = agree(weighted, add(weighted), weight, normalize)
     return merged if scale == 1 else merged.mul_(scale)
 
@@ -142,7 +142,7 @@ def agree(weighted: Sequence[Tensor], votes: Tensor, weight: Sequence[float], no
     No comparison is made: on a CPU a tensor of booleans costs ten times a product.
     """
     sign = torch.copysign(votes.new_ones(()), votes)  # s = ±1
-    agreeing = [(x * sign).clamp_min_(0) for x in weighted]  # |x_p| where x_p has the sign s, 0 elsewhere
+    agreeing = [x.mul_(sign).clamp_min_(0) for x in weighted]  # |x_p| where x_p has the sign s, 0 elsewhere
     total = add(agreeing).mul_(sign)
     if not normalize:
         return total

@@ -43,8 +43,8 @@ def passthrough(parents: Sequence[Tensor], whole: Whole, *, scale: Weights) -> T
 
 
 def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """Σ_p c_p x_p, added in the order of the parents."""
-    total = tensors[0] * coefficients[0]
+    """Σ_p c_p x_p, added in the order of the parents, in the first one's place."""
+    total = tensors[0].mul_(coefficients[0])
     for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
         total.add_(tensor, alpha=single(coefficient))
     return total
