@@ -110,7 +110,7 @@ class CheckpointWriter:
     def write_piece(self, name: str, start: int, piece: Tensor) -> None:
         """Write consecutive elements of a tensor, from element ``start`` on (any order, any thread, each element once)."""
         slot = self._slots[name]
-        if piece.dtype != slot.info.dtype or start + piece.numel() > slot.info.numel:
+        if piece.dtype != slot.info.dtype or not 0 <= start <= slot.info.numel - piece.numel():
             got = f"{piece.dtype}, elements {start} to {start + piece.numel()}"
             raise WriteFailed(f"{name}: announced as {slot.info.dtype} of {slot.info.numel} elements, got {got}")
         self._put(name, _raw(piece), slot.offset + start * piece.element_size())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from evomm.merge.method import Score, T
 
-PIECE = 1 << 16  # elements: 256 KiB of float32, so that eight operands stay in the second-level cache
+PIECE = 1 << 17  # elements: 512 KiB of float32; smaller ones cost threads more waiting for one another than the cache gives
 _LANES = 64  # elements; pieces that start and end at a multiple of the vector lanes round alike however they are cut
 _PER_WORD = 4  # draws of 16 bits in a random word of 64
 _KEPT = 64  # facts remembered per tensor: a search asks for new ones with every genome
@@ -122,9 +122,9 @@ class WholeTensor:
         return math.inf if count <= 0 else self.once((key, "nth", count), lambda: self._nth_of(key, score, count))
 
     def _nth_of(self, key: Hashable, score: Score, count: int) -> float:
-        upper = self.total((key, "upper"), lambda values, view: _bincount(_ordered(score(values, view)) >> 16, 1 << 16))
+        upper = self._total(lambda values, view: _bincount(_ordered(score(values, view)) >> 16, 1 << 16))
         high, above, _ = _nth(*_occupied(upper), count)
-        lower = self.total((key, high), lambda values, view: _lower(_ordered(score(values, view)), high))
+        lower = self._total(lambda values, view: _lower(_ordered(score(values, view)), high))
         low, _, _ = _nth(*_occupied(lower), count - above)
         bits = ((high << 16) | low) - (1 << 31)
         bits = bits if bits >= 0 else bits ^ 0x7FFFFFFF

@@ -318,3 +318,13 @@ def test_memory_mapped_parents_are_never_written_to(tmp_path: Path, kind: Kind) 
     for label, reader in parents.items():
         assert same(reader.read("w"), tensors[label])
         assert (tmp_path / label / "model.safetensors").read_bytes() == bytes_before[label]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@EVERY
+def test_a_gpu_gives_the_same_to_rounding(kind: Kind) -> None:
+    """Random masks are drawn on the CPU, so they are the same; sums are added in another order."""
+    what, parents = telling(kind), readers(related_parents(33, 48))
+    child = merged(what, parents)
+    there = merged(what, parents, engine=Engine(parents, device="cuda"))
+    assert all(torch.allclose(child[name], there[name], rtol=1e-4, atol=1e-5) for name in child)
