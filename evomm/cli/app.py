@@ -49,7 +49,7 @@ def root(
 
 def main() -> None:
     """Entry point: turns errors into one message and their exit code; typer itself ends an interrupted verb with 130."""
-    gc.set_threshold(100_000, 50, 50)  # importing makes many objects that stay; looking for garbage among them took a tenth
+    gc.set_threshold(100_000, 50, 50)  # importing makes many objects that stay; looking for garbage among them is lost time
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # of this process only: no fork warnings on a user's screen
     try:
         app()

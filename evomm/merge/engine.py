@@ -160,7 +160,7 @@ class _Values:
     """What a method sees of one tensor: float32 pieces of the parents θ_p, or of the task vectors δ_p = θ_p - θ_base.
 
     Pieces are in buffers of their own, which stay in the cache and which the next call overwrites: memory that is new for each
-    piece doubles the time of a merge.
+    piece is slower than the arithmetic on it.
     """
 
     def __init__(self, readers: Readers, job: Job, device: torch.device) -> None:
@@ -196,7 +196,7 @@ class _Values:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed pieces for the next ones: giving each back to the system cost more than the arithmetic.
 
-    (Merging 1.1 B parameters, 2.5 million page faults took 6 CPU seconds.) Where there is no glibc, nothing is done.
+    Where there is no glibc, nothing is done.
     """
     with suppress(OSError, AttributeError):
         libc = CDLL("libc.so.6")
