@@ -27,7 +27,7 @@ from evomm.errors import WriteFailed
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000  # what save_pretrained uses
-_SYNC_BYTES = 1 << 28
+_SYNC_BYTES = 1 << 26
 SIDECARS = (
     "config.json",
     "generation_config.json",

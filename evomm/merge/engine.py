@@ -12,11 +12,13 @@ from contextlib import suppress
 from ctypes import CDLL
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from evomm.checkpoints.reader import Flat
 from evomm.errors import DamagedFile, MisfitError
+from evomm.merge import elementwise
 from evomm.merge.method import Method
 from evomm.merge.plan import Job, Readers
 from evomm.merge.recipe import Recipe
@@ -24,7 +26,7 @@ from evomm.merge.table import METHODS
 from evomm.merge.whole import PIECE, PieceView, WholeTensor, pieces
 
 Pieces = Iterator[tuple[int, Tensor]]
-_LARGEST_HALF = 65504.0
+_LARGEST = {torch.float16: 65504.0, torch.bfloat16: float(torch.finfo(torch.bfloat16).max)}
 _SMALL = 1 << 22  # elements: below, threads cost more than they bring
 
 
@@ -109,17 +111,23 @@ class Engine:
         values = self._values(job)
         whole = self._whole(recipe, method, job)
         out = torch.empty(0, dtype=job.info.dtype, device=self._device)
-        for start, stop in pieces(job.info.numel, whole.columns, self._piece):
-            mixed = whole.shaped(values.of_all(start, stop))
-            merged = method.combine(mixed, PieceView(whole, mixed, start), **job.arguments).view(-1)
-            if values.base is not None:
-                merged = merged.add_(values.base)
-            if not math.isfinite(float(merged.sum())) and not merged.isfinite().all():  # the sum of large ones is not
+        short = values.halves and job.info.dtype == torch.bfloat16 and method.linear(job.arguments)
+        coefficients = _coefficients(method, job, whole) if short else []
+        for start, stop in pieces(job.info.numel, None if short else whole.columns, self._piece):
+            out = out if len(out) >= stop - start else torch.empty(stop - start, dtype=out.dtype, device=out.device)
+            rounded = out[: stop - start]
+            if short:
+                largest = elementwise.combine_halves(rounded, *values.stored(start, stop), coefficients)
+            else:
+                mixed = whole.shaped(values.of_all(start, stop))
+                merged = method.combine(mixed, PieceView(whole, mixed, start), **job.arguments).view(-1)
+                largest = elementwise.round_off(rounded, merged, values.base)
+            if not math.isfinite(largest):
                 self._explain(job)
-            if job.info.dtype == torch.float16 and float(merged.abs().amax()) > _LARGEST_HALF:
-                raise MisfitError(f"'{job.name}' has values too large for float16; merge with `dtype: bfloat16` or float32")
-            out = out if len(out) >= len(merged) else torch.empty_like(merged, dtype=job.info.dtype)
-            yield start, out[: len(merged)].copy_(merged)
+            if largest > _LARGEST.get(job.info.dtype, math.inf):
+                kind = str(job.info.dtype).removeprefix("torch.")
+                raise MisfitError(f"'{job.name}' has values too large for {kind}; merge with `dtype: float32`")
+            yield start, rounded
 
     def _values(self, job: Job) -> "_Values":
         return _Values(self.readers, job, self._device)
@@ -166,8 +174,16 @@ class _Values:
     def __init__(self, readers: Readers, job: Job, device: torch.device) -> None:
         self._parents = [readers[label].flat(job.sources[label]) for label in job.labels]
         self._anchor = None if job.base is None else readers[job.base].flat(job.sources[job.base])
+        self._dtype = readers[job.labels[0]].infos[job.sources[job.labels[0]]].dtype
         self._buffers = [torch.empty(0, dtype=torch.float32, device=device) for _ in range(len(self._parents) + 1)]
         self.base: Tensor | None = None  # of the last piece, when there is one
+        every = [*self._parents, *([] if self._anchor is None else [self._anchor])]
+        self.halves = device.type == "cpu" and all(isinstance(f, Tensor) and f.dtype == torch.bfloat16 for f in every)
+
+    def stored(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
+        """The parents' elements, and the base's when there is one, as they are stored."""
+        base = None if self._anchor is None else self._anchor[start:stop]
+        return [parent[start:stop] for parent in self._parents], base
 
     def of_all(self, start: int, stop: int) -> list[Tensor]:
         """One piece per parent."""
@@ -179,17 +195,35 @@ class _Values:
         self._read_base(start, stop)
         return self._read(parent, start, stop)
 
+    def tally(self, counts: NDArray[np.uint32], parent: int, start: int, stop: int) -> None:
+        """Count the magnitudes of one parent's elements, rounded to its 16-bit dtype."""
+        if self.halves:
+            values, base = self.stored(start, stop)
+            elementwise.tally(counts, values[parent], base)
+        else:
+            elementwise.tally(counts, self.of_one(parent, start, stop).to(self._dtype).cpu())
+
     def _read_base(self, start: int, stop: int) -> None:
-        self.base = None if self._anchor is None else self._copy(-1, self._anchor, start, stop)
+        """As it is stored where that is what the arithmetic reads fastest, as float32 elsewhere."""
+        if self._anchor is not None:
+            piece = self._anchor[start:stop]
+            self.base = piece if self.halves else self._buffer(-1, stop - start).copy_(piece)
 
     def _read(self, parent: int, start: int, stop: int) -> Tensor:
-        piece = self._copy(parent, self._parents[parent], start, stop)
-        return piece if self.base is None else piece.sub_(self.base)
+        out, piece = self._buffer(parent, stop - start), self._parents[parent][start:stop]
+        return out.copy_(piece) if self.base is None else elementwise.difference(out, piece, self.base)
 
-    def _copy(self, buffer: int, flat: Flat, start: int, stop: int) -> Tensor:
-        if len(self._buffers[buffer]) < stop - start:
-            self._buffers[buffer] = torch.empty(stop - start, dtype=torch.float32, device=self._buffers[buffer].device)
-        return self._buffers[buffer][: stop - start].copy_(flat[start:stop])
+    def _buffer(self, number: int, count: int) -> Tensor:
+        if len(self._buffers[number]) < count:
+            self._buffers[number] = torch.empty(count, dtype=torch.float32, device=self._buffers[number].device)
+        return self._buffers[number][:count]
+
+
+def _coefficients(method: Method, job: Job, whole: WholeTensor) -> list[float]:
+    """The c_p of a method that gives Σ_p c_p x_p: its results for the unit vectors."""
+    units = list(torch.eye(len(job.labels)).unbind())
+    found: list[float] = method.combine(units, PieceView(whole, units, 0), **job.arguments).tolist()
+    return found
 
 
 @cache

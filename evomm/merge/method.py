@@ -100,6 +100,8 @@ class Method:
         parents: least and largest number of values.
         needs_base: whether a base must be named ("deltas" always need one).
         rows: whether it works on rows: it then gets pieces (r, C) of whole rows, C the tensor's last dimension.
+        linear: whether, with these arguments, the result is Σ_p c_p x_p, c the same for the whole tensor; it may then be given
+            unit vectors for the values, which gives the c_p.
     """
 
     combine: Callable[..., Tensor]
@@ -107,6 +109,7 @@ class Method:
     parents: tuple[int, float] = (1, math.inf)
     needs_base: bool = False
     rows: bool = False
+    linear: Callable[[Mapping[str, Any]], bool] = lambda arguments: False
 
     def __post_init__(self) -> None:
         if self.on == "deltas" and not self.needs_base:

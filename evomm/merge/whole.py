@@ -7,7 +7,6 @@ order, cutoffs come from exact counts, random numbers from the element's positio
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evomm.merge import elementwise, kernels
 from evomm.merge.method import Score, T
 
-PIECE = 1 << 17  # elements: 512 KiB of float32; smaller ones cost threads more waiting for one another than the cache gives
+PIECE = 1 << 18  # elements: 1 MiB of float32; smaller ones cost threads more waiting for one another than the cache gives
 _LANES = 64  # elements; pieces that start and end at a multiple of the vector lanes round alike however they are cut
 _PER_WORD = 4  # draws of 16 bits in a random word of 64
 _KEPT = 64  # facts remembered per tensor: a search asks for new ones with every genome
@@ -33,6 +33,10 @@ class Values(Protocol):
 
     def of_one(self, parent: int, start: int, stop: int) -> Tensor:
         """Elements of one parent."""
+        ...
+
+    def tally(self, counts: NDArray[np.uint32], parent: int, start: int, stop: int) -> None:
+        """Count the magnitudes of one parent's elements, rounded to the parents' 16-bit dtype, as `elementwise.tally`."""
         ...
 
 
@@ -66,7 +70,7 @@ class WholeTensor:
         self.columns = columns
         self._values = values
         self._dtype = dtype if dtype in {torch.float16, torch.bfloat16} else torch.float32
-        self._streams = [_Stream(key) for key in keys]
+        self._seeds = [_seed(key) for key in keys]
         self._made: dict[Hashable, Any] = {}
 
     def shaped(self, values: list[Tensor]) -> list[Tensor]:
@@ -132,7 +136,10 @@ class WholeTensor:
 
     def draws(self, parent: int, start: int, stop: int) -> NDArray[np.uint16]:
         """Uniform in [0, 2^16) for elements start..stop: a function of the parent's key and the position alone."""
-        return self._streams[parent].draws(start, stop)
+        word = start // _PER_WORD
+        words = np.empty(-(-stop // _PER_WORD) - word, "<u8")
+        kernels.random_words(words, np.uint64(self._seeds[parent]), word)
+        return words.view("<u2")[start - word * _PER_WORD :][: stop - start]
 
     def ranked_share(self, parent: int) -> float:
         """Σ rank |x| / Σ |x| over a few pieces, evenly spread."""
@@ -159,23 +166,17 @@ class WholeTensor:
         return self.once(("histogram", parent, bucket), lambda: self._counted(parent, bucket))
 
     def _counted(self, parent: int, bucket: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        counts = torch.zeros(1 << 16, dtype=torch.int64)
         source = self._values()
-        for start, stop in self._pieces():
-            bits = self._bits(source.of_one(parent, start, stop))
-            if self._dtype.itemsize == 2:
-                counts[: 1 << 15] += torch.bincount(bits, minlength=1 << 15).cpu()
-            elif bucket is None:
-                counts += _bincount(bits >> 16, 1 << 16).cpu()
-            else:
-                counts += _lower(bits, bucket).cpu()
-        return _occupied(counts)
-
-    def _bits(self, values: Tensor) -> Tensor:
-        """Magnitudes as integers that order alike: 15 bits for 16-bit floats, 31 for float32."""
         if self._dtype.itemsize == 2:
-            return values.to(self._dtype).view(torch.int16) & 0x7FFF
-        return values.view(torch.int32) & 0x7FFFFFFF
+            tables = np.zeros((4, 1 << 15), np.uint32)
+            for start, stop in self._pieces():
+                source.tally(tables, parent, start, stop)
+            return _occupied(torch.from_numpy(tables.sum(0, dtype=np.int64)))
+        counts = torch.zeros(1 << 16, dtype=torch.int64)
+        for start, stop in self._pieces():
+            bits = source.of_one(parent, start, stop).view(torch.int32) & 0x7FFFFFFF
+            counts += (_bincount(bits >> 16, 1 << 16) if bucket is None else _lower(bits, bucket)).cpu()
+        return _occupied(counts)
 
     def _below(self, bits: int) -> float:
         """Float32 values with |x| above this are those whose magnitude, rounded to the parents' dtype, is at least ``bits``.
@@ -233,77 +234,24 @@ class PieceView:
 
     def lottery(self, parent: int, density: float) -> Tensor:
         """A random mask of 0 and 1 at that density."""
-        values = self._values[parent]
-        threshold = round(density * (1 << 16))
-        if threshold >= 1 << 16:
-            return torch.ones_like(values)
-        mask = np.less(self._draws(parent), np.uint16(threshold)).view(np.int8)
-        return torch.from_numpy(mask).to(values.device, values.dtype).view(values.shape)
+        return elementwise.mask(self._draws(parent), density, self._values[parent])
 
     def ranked_lottery(self, parent: int, low: float, high: float) -> Tensor:
         """A random mask, its density growing with the rank of the magnitude in the row."""
-        values = self._values[parent]
-        thresholds = _thresholds(values.shape[-1], low, high)
-        mask = np.less(self._draws(parent).reshape(values.shape), thresholds).view(np.int8)  # draws go to ranks
-        kept = torch.from_numpy(mask)
-        return torch.empty_like(kept).scatter_(1, _order(values.cpu()), kept).to(values.device, values.dtype)
+        return elementwise.ranked_mask(self._draws(parent), low, high, self._values[parent])
 
     def _draws(self, parent: int) -> NDArray[np.uint16]:
         return self._whole.draws(parent, self._start, self._start + self._values[parent].numel())
 
 
-class _Stream:
-    """16-bit draws by position: O'Neill's PCG64 (DXSM), which can jump, seeded with the SHA-256 of a key."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._generator: np.random.PCG64DXSM | None = None
-        self._at = 0  # words drawn
-
-    def draws(self, start: int, stop: int) -> NDArray[np.uint16]:
-        """Draws of the elements start..stop."""
-        if self._generator is None:
-            seed = int.from_bytes(hashlib.sha256(self._key.encode()).digest()[:16], "little")
-            self._generator = np.random.PCG64DXSM(seed)
-        word = start // _PER_WORD
-        if word != self._at:
-            self._generator.advance((word - self._at) % (1 << 128))
-        first = start - word * _PER_WORD
-        count = -(-(first + stop - start) // _PER_WORD)
-        self._at = word + count
-        words = np.asarray(self._generator.random_raw(count)).astype("<u8", copy=False)
-        return words.view("<u2")[first : first + stop - start]
+def _seed(key: str) -> int:
+    """64 bits of the SHA-256 of a text."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
 
 
 def _ramp(count: int) -> NDArray[np.float64]:
     """(count,) ranks from 0 to 1; one element alone is in the middle."""
     return np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])
-
-
-@lru_cache(maxsize=256)
-def _thresholds(columns: int, low: float, high: float) -> NDArray[np.uint16]:
-    """(C,) by rank: draws below it are kept, at a density from low to high."""
-    density = low + (high - low) * _ramp(columns)
-    return np.minimum(np.rint(density * (1 << 16)), (1 << 16) - 1).astype(np.uint16)
-
-
-def _order(values: Tensor) -> Tensor:
-    """(r, C) int64: the positions of each row's elements from the smallest magnitude to the largest.
-
-    Magnitude (to 8 significant bits, or all in rows beyond 65,536) and position are packed into one integer: sorting these
-    takes a tenth of an argsort.
-    """
-    bits, columns = values.view(torch.int32).numpy(), values.shape[-1]
-    if columns <= 1 << 16:
-        packed = np.bitwise_and(bits, 0x7FFF0000)
-        np.bitwise_or(packed, np.arange(columns, dtype=np.int32), out=packed)
-        packed.sort(axis=-1)
-        return torch.from_numpy(np.bitwise_and(packed, 0xFFFF)).long()
-    wide = np.bitwise_and(bits, 0x7FFFFFFF).astype(np.int64)
-    np.left_shift(wide, 32, out=wide)
-    np.bitwise_or(wide, np.arange(columns, dtype=np.int64), out=wide)
-    wide.sort(axis=-1)
-    return torch.from_numpy(np.bitwise_and(wide, 0xFFFFFFFF))
 
 
 def _ordered(score: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evomm.merge import elementwise
 from evomm.merge.whole import PIECE, WholeTensor, pieces
 from tests.merge.kit import merge_one, recipe
 
@@ -22,8 +23,9 @@ PATTERNS = {16: st.integers(-(2**15), 2**15 - 1), 32: st.integers(-(2**31), 2**3
 class One:
     """The elements of one parent."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
         self.tensor = tensor
+        self.dtype = dtype
 
     def of_all(self, start: int, stop: int) -> list[Tensor]:
         return [self.tensor[start:stop].float()]
@@ -31,10 +33,13 @@ class One:
     def of_one(self, parent: int, start: int, stop: int) -> Tensor:
         return self.of_all(start, stop)[parent]
 
+    def tally(self, counts: NDArray[np.uint32], parent: int, start: int, stop: int) -> None:
+        elementwise.tally(counts, self.tensor[start:stop].to(self.dtype))
+
 
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> WholeTensor:
     """Facts about one tensor of one parent, that is stored as the dtype."""
-    return WholeTensor(tensor.numel(), lambda: One(tensor), dtype or tensor.dtype, ["key"])
+    return WholeTensor(tensor.numel(), lambda: One(tensor, dtype or tensor.dtype), dtype or tensor.dtype, ["key"])
 
 
 def finite(patterns: list[int], dtype: torch.dtype) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from evomm.merge.elementwise import combination, elect, single
 from evomm.merge.method import Fraction, Positive, Whole
-from evomm.merge.methods.sparse import add, agree
+from evomm.merge.methods.sparse import add
 from evomm.merge.methods.spheres import gram
-from evomm.merge.methods.sums import combination, single
 
 
 def model_stock(deltas: Sequence[Tensor], whole: Whole, *, filter_wise: bool = False) -> Tensor:
@@ -36,8 +36,7 @@ def sce(deltas: Sequence[Tensor], whole: Whole, *, select_topk: Fraction = 1.0) 
     means = whole.total(("energy", select_topk), lambda values, view: _energy(_selected(values, view, select_topk))) / whole.numel
     total = float(means.sum())
     weights = [1 / len(deltas)] * len(deltas) if total < 1e-6 else (means / total).tolist()
-    weighted = [x * w for x, w in zip(kept, weights, strict=True)]
-    return agree(weighted, add(kept), weights, normalize=True)
+    return elect(kept, [1.0] * len(kept), weights, weights, normalize=True)
 
 
 def ram(deltas: Sequence[Tensor], whole: Whole, *, epsilon: Positive = 1e-5) -> Tensor:

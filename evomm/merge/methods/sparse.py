@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from evomm.merge.elementwise import elect
 from evomm.merge.method import Default, Densities, Range, Weights, Whole
-from evomm.merge.methods.sums import mix, single
+from evomm.merge.methods.sums import mix
 
 Outliers = Annotated[Sequence[float], Range(0.0, 1.0), Default(0.01)]
 Spreads = Annotated[Sequence[float], Range(0.0, 0.5), Default(0.15)]
@@ -29,7 +30,7 @@ def ties(
     TIES, arXiv 2306.01708.
     """
     kept, gains = _trim(deltas, whole, density, [0.0] * len(deltas), rescale)
-    return elect(kept, weight, normalize, lambda_, gains)
+    return vote(kept, weight, normalize, lambda_, gains)
 
 
 def breadcrumbs(
@@ -61,7 +62,7 @@ def breadcrumbs_ties(
 ) -> Tensor:
     """Trim as Model Breadcrumbs (arXiv 2312.06795), then elect signs as TIES (arXiv 2306.01708)."""
     kept, gains = _trim(deltas, whole, density, gamma, rescale)
-    return elect(kept, weight, normalize, lambda_, gains)
+    return vote(kept, weight, normalize, lambda_, gains)
 
 
 def dare_linear(
@@ -91,7 +92,7 @@ def dare_ties(
 ) -> Tensor:
     """Drop by lot and scale up as DARE (arXiv 2311.03099), then elect signs as TIES (arXiv 2306.01708)."""
     kept, gains = _drop(deltas, whole, density, rescale)
-    return elect(kept, weight, normalize, lambda_, gains)
+    return vote(kept, weight, normalize, lambda_, gains)
 
 
 def della(
@@ -107,7 +108,7 @@ def della(
 ) -> Tensor:
     """Drop by lot, the smaller of a row more often than the larger, then elect signs. DELLA, arXiv 2406.11617."""
     kept, gains = _prune(deltas, whole, density, epsilon, rescale)
-    return elect(kept, weight, normalize, lambda_, gains)
+    return vote(kept, weight, normalize, lambda_, gains)
 
 
 def della_linear(
@@ -126,33 +127,13 @@ def della_linear(
     return mix(kept, weight, normalize, lambda_, gains)
 
 
-def elect(
-    deltas: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0, gains: Sequence[float] | None = None
+def vote(
+    kept: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0, gains: Sequence[float] | None = None
 ) -> Tensor:
-    """Keep the w_p g_p δ_p whose sign is that of their sum (0 counts as +); normalized: over Σ_p w_p of those."""
+    """scale Σ_p w_p g_p δ_p of those whose sign is that of the whole sum; normalized: over Σ_p w_p of those."""
     factors = [w * g for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)]
-    weighted = [d.mul_(f) for d, f in zip(deltas, factors, strict=True)]
-    merged = agree(weighted, add(weighted), weight, normalize)
+    merged = elect(kept, factors, factors, weight, normalize)
     return merged if scale == 1 else merged.mul_(scale)
-
-
-def agree(weighted: Sequence[Tensor], votes: Tensor, weight: Sequence[float], normalize: bool) -> Tensor:
-    """Σ_p of the weighted elements whose sign is that of the vote; normalized: over Σ_p w_p of those that agree.
-
-    No comparison is made: on a CPU a tensor of booleans costs ten times a product.
-    """
-    sign = torch.copysign(votes.new_ones(()), votes)  # s = ±1
-    agreeing = [x.mul_(sign).clamp_min_(0) for x in weighted]  # |x_p| where x_p has the sign s, 0 elsewhere
-    total = add(agreeing).mul_(sign)
-    if not normalize:
-        return total
-    share = agreeing[0].sign_().mul_(weight[0])  # Σ_p w_p [p agrees]
-    for a, w in zip(agreeing[1:], weight[1:], strict=True):
-        share.add_(a.sign_(), alpha=single(w))
-    if min(weight) > 0:
-        return total.div_(share.add_(1e-30))  # where nobody agrees, 0 / 1e-30
-    least = 1e-6 * max(map(abs, weight))  # weights that cancel do so to the rounding of float32
-    return total.div_(share.masked_fill_(share.abs() <= least, 1.0))
 
 
 def add(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from evomm.errors import UsageError
+from evomm.merge.elementwise import combination
 from evomm.merge.method import Fraction, Positive, Range, Weights, Whole
-from evomm.merge.methods.sums import combination
 
 _EPS = 1e-8
 

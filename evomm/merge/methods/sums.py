@@ -4,14 +4,12 @@
 tensor([2., 4.])
 """
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from evomm.merge.elementwise import combination
 from evomm.merge.method import Weights, Whole
-
-_LARGEST = 3.4028234663852886e38  # of float32
 
 
 def linear(parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = True) -> Tensor:
@@ -40,19 +38,6 @@ def task_arithmetic(
 def passthrough(parents: Sequence[Tensor], whole: Whole, *, scale: Weights) -> Tensor:
     """The one parent there is, times its scale. Made for stacks of layers, as in SOLAR, arXiv 2312.15166."""
     return parents[0] if scale[0] == 1 else parents[0] * scale[0]
-
-
-def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """Σ_p c_p x_p, added in the order of the parents, in the first one's place."""
-    total = tensors[0].mul_(coefficients[0])
-    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
-        total.add_(tensor, alpha=single(coefficient))
-    return total
-
-
-def single(number: float) -> float:
-    """The number, infinite when float32 has none so large: torch would raise where a sum is to overflow."""
-    return number if abs(number) <= _LARGEST else math.copysign(math.inf, number)
 
 
 def mix(

@@ -1,0 +1,132 @@
+"""What methods and the engine do to every element: formulas in torch, which any device runs, and for a CPU one loop each.
+
+The loops (`kernels`) compute the same; only the last bit of a sum may differ, as between a CPU and a GPU.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomm.merge import kernels
+
+_LARGEST = float(np.finfo(np.float32).max)
+_NONE = np.empty(0, np.uint16)
+
+
+def difference(out: Tensor, values: Tensor, base: Tensor) -> Tensor:
+    """values - base, in float32, into ``out``; all (n,)."""
+    if _bf16(values) and _bf16(base) and _cpu(out):
+        kernels.difference(out.numpy(), _bits(values), _bits(base))
+        return out
+    return out.copy_(values).sub_(base)
+
+
+def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """Σ_p c_p x_p, added in the order of the parents; float32, of any one shape."""
+    if all(map(_cpu, tensors)):
+        merged = torch.empty_like(tensors[0])
+        kernels.combine(_flat(merged), tuple(map(_flat, tensors)), _singles(coefficients))
+        return merged
+    total = tensors[0] * coefficients[0]
+    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
+        total.add_(tensor, alpha=single(coefficient))
+    return total
+
+
+def combine_halves(out: Tensor, values: Sequence[Tensor], base: Tensor | None, coefficients: Sequence[float]) -> float:
+    """`difference`, `combination` and `round_off` in one, for bfloat16 on a CPU; (n,) each."""
+    anchor = _NONE if base is None else _bits(base)
+    return float(kernels.combine_halves(_bits(out), tuple(map(_bits, values)), anchor, _singles(coefficients)))
+
+
+def elect(
+    values: Sequence[Tensor], voices: Sequence[float], factors: Sequence[float], weights: Sequence[float], normalize: bool
+) -> Tensor:
+    """Elect a sign per element, and merge what agrees with it.
+
+    s = sign(Σ_p voice_p x_p), 0 counting as +; Σ_p f_p x_p [sign(f_p x_p) = s], normalized: over Σ_p w_p [same] unless that
+    is 0. TIES, arXiv 2306.01708, section 4.
+    """
+    # Weights that cancel do so to the rounding of float32; those of one sign cancel nowhere.
+    least = 0.0 if min(weights) > 0 else 1e-6 * max(map(abs, weights))
+    if all(map(_cpu, values)):
+        merged = torch.empty_like(values[0])
+        numbers = _singles(voices), _singles(factors), _singles(weights)
+        kernels.elect(_flat(merged), tuple(map(_flat, values)), *numbers, np.float32(least), normalize)
+        return merged
+    # No comparison is made: a tensor of booleans costs ten times a product.
+    votes = combination(values, voices)
+    sign = torch.copysign(votes.new_ones(()), votes)
+    agreeing = [(x * f).mul_(sign).clamp_min_(0) for x, f in zip(values, factors, strict=True)]  # |f_p x_p| or 0
+    total = combination(agreeing, [1.0] * len(agreeing)).mul_(sign)
+    if not normalize:
+        return total
+    share = combination([a.sign_() for a in agreeing], weights)
+    return total.div_(share.masked_fill_(share.abs() <= least, 1.0))
+
+
+def mask(draws: NDArray[np.uint16], density: float, like: Tensor) -> Tensor:
+    """1 for the draws below that share of 2^16, 0 elsewhere; shaped as ``like``."""
+    out = torch.empty(like.shape)
+    kernels.mask(_flat(out), draws, round(density * (1 << 16)))
+    return out.to(like.device)
+
+
+def ranked_mask(draws: NDArray[np.uint16], low: float, high: float, values: Tensor) -> Tensor:
+    """A random mask for each row of (r, C), its density growing from ``low`` to ``high`` with the magnitude's rank in the row.
+
+    Magnitudes are compared to 8 significant bits; equal ones, and all below 2^-8 of the row's largest, get their mean rank.
+    """
+    out = torch.empty(values.shape)
+    kernels.ranked_mask(out.numpy(), values.cpu().numpy(), draws.reshape(values.shape), low, high)
+    return out.to(values.device)
+
+
+def tally(counts: NDArray[np.uint32], values: Tensor, base: Tensor | None = None) -> None:
+    """Count magnitudes, as integers of 15 bits, into tables (4, 2^15) whose sum is the histogram.
+
+    Of 16-bit floats (n,) on a CPU; with a base, of bfloat16 differences from it, rounded to bfloat16.
+    """
+    kernels.tally(counts, _bits(values), _NONE if base is None else _bits(base))
+
+
+def round_off(out: Tensor, merged: Tensor, base: Tensor | None) -> float:
+    """merged (+ base) into ``out``, rounded to its dtype; gives the largest magnitude before, not finite when one is not."""
+    if _bf16(out) and _cpu(merged) and (base is None or _bf16(base)):
+        largest = kernels.round_off(_bits(out), _flat(merged), _NONE if base is None else _bits(base))
+        return float(largest)
+    if base is not None:
+        merged.add_(base)
+    out.copy_(merged)
+    return float(merged.abs().amax()) if merged.numel() else 0.0
+
+
+def single(number: float) -> float:
+    """The number, infinite when float32 has none so large: torch would raise where a sum is to overflow."""
+    return number if abs(number) <= _LARGEST else math.copysign(math.inf, number)
+
+
+def _singles(numbers: Sequence[float]) -> tuple[np.float32, ...]:
+    return tuple(np.float32(single(number)) for number in numbers)
+
+
+def _cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
+
+
+def _bf16(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and tensor.is_contiguous()
+
+
+def _flat(tensor: Tensor) -> NDArray[np.float32]:
+    flat: NDArray[np.float32] = tensor.view(-1).numpy()
+    return flat
+
+
+def _bits(tensor: Tensor) -> NDArray[np.uint16]:
+    bits: NDArray[np.uint16] = tensor.view(torch.uint16).numpy()
+    return bits

@@ -1,0 +1,229 @@
+"""Loops over the elements of a piece, compiled to machine code by numba: each reads its operands from memory once.
+
+A formula of a dozen torch operations moves every operand through the cache a dozen times; on a CPU that, and not the
+arithmetic, is what a merge costs. `elementwise` chooses between these and torch, which says what they compute.
+
+Arrays are one-dimensional and contiguous: float32, or bfloat16 as its bits in uint16. Results do not depend on the
+machine: products and sums are rounded one by one, in the order that is written here.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+Floats = NDArray[np.float32]
+Bits = NDArray[np.uint16]
+Numbers = tuple[np.float32, ...]
+
+_KEYS = 1024  # magnitudes that `ranked_mask` tells apart: 128 in each of 8 octaves below the row's largest
+
+
+def _compiled(function: F) -> F:
+    """Compiled when first called and kept beside this file, as Python keeps byte code; in memory where it cannot be kept."""
+    try:
+        return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
+    except RuntimeError:  # neither this folder nor the user's cache can be written
+        return cast(F, njit(nogil=True, error_model="numpy")(function))
+
+
+@_compiled
+def _wide(bits: Any) -> Any:
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@_compiled
+def _narrow(value: Any) -> Any:
+    """The bits of a finite number as bfloat16: to the nearest, ties to even."""
+    bits = np.float32(value).view(np.uint32)
+    odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@_compiled
+def _magnitude(value: Any) -> Any:
+    """The bits without the sign: they order as magnitudes do; infinity and NaN are the largest."""
+    return np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
+
+
+@_compiled
+def difference(out: Floats, values: Bits, base: Bits) -> None:
+    """out = values - base."""
+    for i in range(out.size):
+        out[i] = _wide(values[i]) - _wide(base[i])
+
+
+@_compiled
+def combine(merged: Floats, values: tuple[Floats, ...], coefficients: Numbers) -> None:
+    """Σ_p c_p x_p, added in the order of p."""
+    for i in range(merged.size):
+        total = values[0][i] * coefficients[0]
+        for p in range(1, len(values)):
+            total += values[p][i] * coefficients[p]
+        merged[i] = total
+
+
+@_compiled
+def elect(
+    merged: Floats,
+    values: tuple[Floats, ...],
+    voices: Numbers,
+    factors: Numbers,
+    weights: Numbers,
+    least: np.float32,
+    normalize: bool,
+) -> None:
+    """What `elementwise.elect` gives; the tuples hold float32 numbers, so that nothing is computed wider."""
+    zero, one = np.float32(0), np.float32(1)
+    for i in range(merged.size):
+        vote = zero
+        for p in range(len(values)):
+            vote += values[p][i] * voices[p]
+        sign = np.copysign(one, vote)
+        total = share = zero
+        for p in range(len(values)):
+            agreeing = max(values[p][i] * factors[p] * sign, zero)
+            total += agreeing
+            share += weights[p] if agreeing > zero else zero
+        total *= sign
+        if normalize:
+            total /= share if abs(share) > least else one
+        merged[i] = total
+
+
+@_compiled
+def tally(counts: NDArray[np.uint32], values: Bits, base: Bits) -> None:
+    """Count the magnitudes (15 bits) of values, or of bfloat16(values - base) where there is a base, into tables (4, 2^15).
+
+    Four by turns: neighbours are often equal, and one would have to wait for the other.
+    """
+    first, second, third, fourth = counts[0], counts[1], counts[2], counts[3]
+    one, magnitude = np.uint32(1), np.uint16(0x7FFF)
+    block = np.empty(1024, np.uint16)
+    for low in range(0, values.size, block.size):
+        x = values[low : low + block.size]
+        bits = block[: x.size]
+        if base.size:
+            anchor = base[low : low + block.size]
+            for i in range(bits.size):
+                bits[i] = _narrow(_wide(x[i]) - _wide(anchor[i])) & magnitude
+        else:
+            for i in range(bits.size):
+                bits[i] = x[i] & magnitude
+        for i in range(0, bits.size // 4 * 4, 4):
+            first[bits[i]] += one
+            second[bits[i + 1]] += one
+            third[bits[i + 2]] += one
+            fourth[bits[i + 3]] += one
+        for i in range(bits.size // 4 * 4, bits.size):
+            first[bits[i]] += one
+
+
+@_compiled
+def random_words(out: NDArray[np.uint64], seed: np.uint64, first: int) -> None:
+    """Words ``first``, ``first`` + 1, ... of the stream that the seed (64 bits) names.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): word n is a hash of seed + n γ, so any of them can be had alone.
+    """
+    state = seed + np.uint64(first) * np.uint64(0x9E3779B97F4A7C15)
+    for i in range(out.size):
+        z = state + np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        out[i] = z ^ (z >> np.uint64(31))
+
+
+@_compiled
+def mask(out: Floats, draws: Bits, threshold: int) -> None:
+    """1 where the draw is below the threshold, 0 elsewhere."""
+    limit = np.uint32(threshold)
+    for i in range(out.size):
+        out[i] = np.float32(np.uint32(draws[i]) < limit)
+
+
+@_compiled
+def ranked_mask(out: Floats, values: Floats, draws: Bits, low: float, high: float) -> None:
+    """For each row of (r, C): a random mask, its density growing with the rank of the magnitude from ``low`` to ``high``.
+
+    Magnitudes are compared to 8 significant bits; equal ones, and all below 2^-8 of the row's largest, get their mean rank.
+    """
+    rows, columns = values.shape
+    keys = np.empty(columns, np.uint16)
+    even, odd = np.empty(_KEYS, np.uint32), np.empty(_KEYS, np.uint32)  # counts, by turns as in `tally`
+    ranks = np.empty(_KEYS, np.int32)
+    limits = np.empty(_KEYS, np.uint32)  # of draws that are kept, by key
+    limit = np.empty(columns, np.uint32)  # and by element
+    zero, one = np.int32(0), np.uint32(1)
+    start = np.float32(65536 * (low if columns > 1 else (low + high) / 2) + 0.5)
+    slope = np.float32(65536 * (high - low) / max(columns - 1, 1) / 2)
+    for row in range(rows):
+        x, d, kept = values[row], draws[row], out[row]
+        top = np.uint32(0)
+        for i in range(columns):
+            top = max(top, _magnitude(x[i]))
+        least = np.int32(top >> np.uint32(16)) - np.int32(_KEYS - 1)
+        for i in range(columns):
+            keys[i] = np.uint16(max(np.int32(_magnitude(x[i]) >> np.uint32(16)) - least, zero))
+        even[:] = 0
+        odd[:] = 0
+        for i in range(0, columns - 1, 2):
+            even[keys[i]] += one
+            odd[keys[i + 1]] += one
+        if columns % 2:
+            even[keys[columns - 1]] += one
+        below = zero
+        for key in range(_KEYS):
+            count = np.int32(even[key] + odd[key])
+            ranks[key] = np.int32(2 * below + count - 1)  # twice the mean rank
+            below = np.int32(below + count)
+        for key in range(_KEYS):
+            limits[key] = np.uint32(np.int32(start + slope * np.float32(ranks[key])))
+        for i in range(columns):
+            limit[i] = limits[keys[i]]
+        for i in range(columns):
+            kept[i] = np.float32(np.uint32(d[i]) < limit[i])
+
+
+@_compiled
+def round_off(out: Bits, merged: Floats, base: Bits) -> np.float32:
+    """out = bfloat16(merged + base), without a base when that is empty; gives the largest magnitude before rounding.
+
+    Infinity or NaN when there is one.
+    """
+    largest = np.uint32(0)
+    if base.size:
+        for i in range(out.size):
+            value = merged[i] + _wide(base[i])
+            largest = max(largest, _magnitude(value))
+            out[i] = _narrow(value)
+    else:
+        for i in range(out.size):
+            largest = max(largest, _magnitude(merged[i]))
+            out[i] = _narrow(merged[i])
+    return np.uint32(largest).view(np.float32)
+
+
+@_compiled
+def combine_halves(out: Bits, values: tuple[Bits, ...], base: Bits, coefficients: Numbers) -> np.float32:
+    """`difference`, `combine` and `round_off` in one: out = bfloat16(base + Σ_p c_p (x_p - base)), the largest magnitude."""
+    largest = np.uint32(0)
+    if base.size:
+        for i in range(out.size):
+            anchor = _wide(base[i])
+            total = (_wide(values[0][i]) - anchor) * coefficients[0]
+            for p in range(1, len(values)):
+                total += (_wide(values[p][i]) - anchor) * coefficients[p]
+            total += anchor
+            largest = max(largest, _magnitude(total))
+            out[i] = _narrow(total)
+    else:
+        for i in range(out.size):
+            total = _wide(values[0][i]) * coefficients[0]
+            for p in range(1, len(values)):
+                total += _wide(values[p][i]) * coefficients[p]
+            largest = max(largest, _magnitude(total))
+            out[i] = _narrow(total)
+    return np.uint32(largest).view(np.float32)

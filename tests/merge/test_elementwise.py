@@ -1,0 +1,132 @@
+"""The compiled loops against the formulas in torch that other devices run, and against exact counts."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evomm.merge import elementwise
+from evomm.merge.elementwise import combination, combine_halves, difference, elect, ranked_mask, round_off, tally
+
+SIZES = st.integers(1, 70)  # with and without what is left over after the vector lanes
+NUMBERS = st.floats(-4, 4, width=16)
+WEIGHTS = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 3.0]), min_size=1, max_size=4)
+
+
+@contextmanager
+def in_torch() -> Iterator[None]:
+    """As on another device: the formulas in torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elementwise, "_cpu", lambda tensor: False)
+        patch.setattr(elementwise, "_bf16", lambda tensor: False)
+        yield
+
+
+def some(data: st.DataObject, count: int, size: int) -> list[Tensor]:
+    return [torch.tensor(data.draw(st.lists(NUMBERS, min_size=size, max_size=size))) for _ in range(count)]
+
+
+def near(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@given(WEIGHTS, SIZES, st.data())
+def test_combinations(weights: list[float], size: int, data: st.DataObject) -> None:
+    tensors = some(data, len(weights), size)
+    with in_torch():
+        expected = combination(tensors, weights)
+    assert near(combination(tensors, weights), expected)
+    assert near(combination([t.view(size, 1) for t in tensors], weights), expected.view(size, 1))
+
+
+@given(WEIGHTS, SIZES, st.booleans(), st.booleans(), st.data())
+def test_elections(weights: list[float], size: int, normalize: bool, alike: bool, data: st.DataObject) -> None:
+    tensors = some(data, len(weights), size)
+    voices = weights if alike else [1.0] * len(weights)
+    with in_torch():
+        expected = elect(tensors, voices, weights, weights, normalize)
+    assert near(elect(tensors, voices, weights, weights, normalize), expected)
+
+
+@given(SIZES, st.data())
+def test_differences_and_rounding_of_bfloat16(size: int, data: st.DataObject) -> None:
+    values, base = (x.bfloat16() for x in some(data, 2, size))
+    delta = difference(torch.empty(size), values, base)
+    assert torch.equal(delta, values.float() - base.float())
+    merged = delta * 0.3
+    for anchor in (base, None):
+        out = torch.empty(size, dtype=torch.bfloat16)
+        largest = round_off(out, merged.clone(), anchor)
+        exact = merged if anchor is None else merged + anchor.float()
+        assert torch.equal(out, exact.bfloat16())
+        assert largest == float(exact.abs().max())
+        with in_torch():
+            assert round_off(out, merged.clone(), anchor) == largest
+        assert torch.equal(out, exact.bfloat16())
+
+
+@given(WEIGHTS, SIZES, st.booleans(), st.data())
+def test_the_short_way_of_bfloat16_gives_the_bits_of_the_long_way(
+    weights: list[float], size: int, with_base: bool, data: st.DataObject
+) -> None:
+    base = some(data, 1, size)[0].bfloat16() if with_base else None
+    values = [x.bfloat16() for x in some(data, len(weights), size)]
+    long, short = torch.empty(size, dtype=torch.bfloat16), torch.empty(size, dtype=torch.bfloat16)
+    deltas = [x.float() if base is None else difference(torch.empty(size), x, base) for x in values]
+    expected = round_off(long, combination(deltas, weights), base)
+    assert combine_halves(short, values, base, weights) == expected
+    assert torch.equal(short, long)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_shows(bad: float) -> None:
+    for at, size in itertools.product((0, 1, 66), (67,)):
+        merged, out = torch.ones(size), torch.empty(size, dtype=torch.bfloat16)
+        merged[at] = bad
+        assert not np.isfinite(round_off(out, merged, None))
+        assert not np.isfinite(combine_halves(out, [merged.bfloat16()], None, [1.0]))
+        with in_torch():
+            assert not np.isfinite(round_off(out, merged, None))
+
+
+@given(st.integers(0, 2_100), st.booleans())
+def test_tallies_count_every_magnitude(size: int, with_base: bool) -> None:
+    generator = torch.Generator().manual_seed(size)
+    values, base = (torch.randn(size, generator=generator).mul_(0.01).bfloat16() for _ in range(2))
+    counts = np.zeros((4, 1 << 15), np.uint32)
+    tally(counts, values, base if with_base else None)
+    seen = (values.float() - base.float()).bfloat16() if with_base else values
+    expected = np.bincount(seen.abs().view(torch.int16).numpy(), minlength=1 << 15)
+    assert np.array_equal(counts.sum(0), expected)
+
+
+@given(st.lists(st.sampled_from([0.0, 1e-30, 1.0, -1.0, 1.0078125, -2.0, 3.0, 100.0]), min_size=1, max_size=40))
+def test_equal_magnitudes_of_a_row_get_their_mean_rank(row: list[float]) -> None:
+    """With draws of one value, what is kept tells where the limit of each element lies."""
+    values = torch.tensor([row])
+    magnitudes = values.abs()[0]
+    magnitudes = magnitudes.where(magnitudes >= 1e-6 * magnitudes.max(), 0.0)  # those far below the largest are equal
+    low, high = 0.25, 0.75
+    ranks = [(float((magnitudes < m).sum()) + float((magnitudes <= m).sum()) - 1) / 2 for m in magnitudes]
+    shares = [r / (len(row) - 1) if len(row) > 1 else 0.5 for r in ranks]
+    for level in (0.3, 0.5, 0.6):
+        draws = np.full(len(row), round(level * 65536), np.uint16)
+        kept = ranked_mask(draws, low, high, values)[0]
+        for share, got in zip(shares, kept.tolist(), strict=True):
+            limit = low + (high - low) * share
+            if abs(limit - level) > 1e-4:
+                assert got == float(level < limit)
+
+
+def numbers(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values)
+
+
+def test_coefficients_beyond_float32_give_infinity_and_no_exception() -> None:
+    assert combination([numbers([1.0, -2.0])], [1e39]).tolist() == [float("inf"), -float("inf")]
