@@ -69,21 +69,31 @@ def elect(
     return total.div_(share.masked_fill_(share.abs() <= least, 1.0))
 
 
-def mask(draws: NDArray[np.uint16], density: float, like: Tensor) -> Tensor:
-    """1 for the draws below that share of 2^16, 0 elsewhere; shaped as ``like``."""
-    out = torch.empty(like.shape)
-    kernels.mask(_flat(out), draws, round(density * (1 << 16)))
-    return out.to(like.device)
+def gram_halves(products: NDArray[np.float64], values: Sequence[Tensor], base: Tensor | None) -> None:
+    """Add to (P, P), lower triangle, the inner products of bfloat16 values (n,) on a CPU, or of their differences from a base."""
+    kernels.gram(products, tuple(map(_bits, values)), _NONE if base is None else _bits(base))
 
 
-def ranked_mask(draws: NDArray[np.uint16], low: float, high: float, values: Tensor) -> Tensor:
-    """A random mask for each row of (r, C), its density growing from ``low`` to ``high`` with the magnitude's rank in the row.
+def keep(values: Tensor, draws: NDArray[np.uint16], density: float) -> Tensor:
+    """Set to 0, in place, the elements whose draws are not below that share of 2^16; (n,) or (r, C)."""
+    limit = round(density * (1 << 16))
+    if _cpu(values):
+        kernels.keep(_flat(values), draws, limit)
+        return values
+    kept = torch.ones(draws.size)
+    kernels.keep(kept.numpy(), draws, limit)
+    return values.mul_(kept.to(values.device).view(values.shape))
 
-    Magnitudes are compared to 8 significant bits; equal ones, and all below 2^-8 of the row's largest, get their mean rank.
+
+def keep_ranked(values: Tensor, draws: NDArray[np.uint16], low: float, high: float) -> Tensor:
+    """Set elements of (r, C) to 0 by lot, in place: the density grows from ``low`` to ``high`` with the rank in the row.
+
+    Ranks are of magnitudes, compared to 8 significant bits; equal ones, and all below 2^-8 of the row's largest, get their
+    mean rank.
     """
-    out = torch.empty(values.shape)
-    kernels.ranked_mask(out.numpy(), values.cpu().numpy(), draws.reshape(values.shape), low, high)
-    return out.to(values.device)
+    here = values if _cpu(values) else values.float().cpu()
+    kernels.keep_ranked(here.numpy(), draws.reshape(values.shape), low, high)
+    return values if here is values else values.copy_(here)
 
 
 def tally(counts: NDArray[np.uint32], values: Tensor, base: Tensor | None = None) -> None:

@@ -203,6 +203,16 @@ class _Values:
         else:
             elementwise.tally(counts, self.of_one(parent, start, stop).to(self._dtype).cpu())
 
+    def gram(self, products: NDArray[np.float64], start: int, stop: int) -> None:
+        """Add inner products of the parents' elements to the lower triangle of (P, P)."""
+        if self.halves:
+            elementwise.gram_halves(products, *self.stored(start, stop))
+            return
+        values = self.of_all(start, stop)
+        for p, a in enumerate(values):
+            for q, b in enumerate(values[: p + 1]):
+                products[p, q] += float(torch.dot(a, b))
+
     def _read_base(self, start: int, stop: int) -> None:
         """As it is stored where that is what the arithmetic reads fastest, as float32 elsewhere."""
         if self._anchor is not None:

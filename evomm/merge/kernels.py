@@ -3,11 +3,11 @@
 A formula of a dozen torch operations moves every operand through the cache a dozen times; on a CPU that, and not the
 arithmetic, is what a merge costs. `elementwise` chooses between these and torch, which says what they compute.
 
-Arrays are one-dimensional and contiguous: float32, or bfloat16 as its bits in uint16. Results do not depend on the
-machine: products and sums are rounded one by one, in the order that is written here.
+Arrays are one-dimensional and contiguous: float32, or bfloat16 as its bits in uint16. Products and sums are rounded one by
+one, in the order that is written here, so that results do not depend on the machine; inner products alone may, by a bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,15 +19,21 @@ Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
 Numbers = tuple[np.float32, ...]
 
-_KEYS = 1024  # magnitudes that `ranked_mask` tells apart: 128 in each of 8 octaves below the row's largest
+_KEYS = 1024  # magnitudes that `keep_ranked` tells apart: 128 in each of 8 octaves below the row's largest
 
 
-def _compiled(function: F) -> F:
+def _compiled(function: F, fastmath: Collection[str] = ()) -> F:
     """Compiled when first called and kept beside this file, as Python keeps byte code; in memory where it cannot be kept."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
     try:
-        return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
+        return cast(F, njit(**options, cache=True)(function))
     except RuntimeError:  # neither this folder nor the user's cache can be written
-        return cast(F, njit(nogil=True, error_model="numpy")(function))
+        return cast(F, njit(**options)(function))
+
+
+def _summed(function: F) -> F:
+    """As `_compiled`, but sums may be added up in the order that suits the machine; the last bit may differ between machines."""
+    return _compiled(function, fastmath=("reassoc", "nsz"))
 
 
 @_compiled
@@ -94,6 +100,37 @@ def elect(
         merged[i] = total
 
 
+@_summed
+def _dot(a: Floats, b: Floats) -> Any:
+    total = np.float32(0)
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@_compiled
+def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits) -> None:
+    """Add to (P, P), lower triangle, the inner products of the values, or of values - base where there is a base.
+
+    In float32 over 1,024 elements, in float64 beyond.
+    """
+    deltas = np.empty((len(values), 1024), np.float32)
+    for low in range(0, values[0].size, 1024):
+        count = min(1024, values[0].size - low)
+        for p in range(len(values)):
+            x, delta = values[p][low : low + count], deltas[p, :count]
+            if base.size:
+                anchor = base[low : low + count]
+                for i in range(delta.size):
+                    delta[i] = _wide(x[i]) - _wide(anchor[i])
+            else:
+                for i in range(delta.size):
+                    delta[i] = _wide(x[i])
+        for p in range(len(values)):
+            for q in range(p + 1):
+                products[p, q] += np.float64(_dot(deltas[p, :count], deltas[q, :count]))
+
+
 @_compiled
 def tally(counts: NDArray[np.uint32], values: Bits, base: Bits) -> None:
     """Count the magnitudes (15 bits) of values, or of bfloat16(values - base) where there is a base, into tables (4, 2^15).
@@ -137,54 +174,48 @@ def random_words(out: NDArray[np.uint64], seed: np.uint64, first: int) -> None:
 
 
 @_compiled
-def mask(out: Floats, draws: Bits, threshold: int) -> None:
-    """1 where the draw is below the threshold, 0 elsewhere."""
-    limit = np.uint32(threshold)
-    for i in range(out.size):
-        out[i] = np.float32(np.uint32(draws[i]) < limit)
+def keep(values: Floats, draws: Bits, limit: int) -> None:
+    """Set to 0 what has a draw of ``limit`` or more."""
+    below = np.uint32(limit)
+    for i in range(values.size):
+        values[i] *= np.float32(np.uint32(draws[i]) < below)
 
 
 @_compiled
-def ranked_mask(out: Floats, values: Floats, draws: Bits, low: float, high: float) -> None:
-    """For each row of (r, C): a random mask, its density growing with the rank of the magnitude from ``low`` to ``high``.
-
-    Magnitudes are compared to 8 significant bits; equal ones, and all below 2^-8 of the row's largest, get their mean rank.
-    """
+def keep_ranked(values: Floats, draws: Bits, low: float, high: float) -> None:
+    """Set elements of the rows (r, C) to 0 by lot; see `elementwise.keep_ranked`."""
     rows, columns = values.shape
     keys = np.empty(columns, np.uint16)
-    even, odd = np.empty(_KEYS, np.uint32), np.empty(_KEYS, np.uint32)  # counts, by turns as in `tally`
+    counts = np.empty(_KEYS, np.int32)
     ranks = np.empty(_KEYS, np.int32)
-    limits = np.empty(_KEYS, np.uint32)  # of draws that are kept, by key
-    limit = np.empty(columns, np.uint32)  # and by element
-    zero, one = np.int32(0), np.uint32(1)
+    limits = np.empty(_KEYS, np.int32)  # of draws that are kept, by key
+    limit = np.empty(columns, np.int32)  # and by element
+    zero, one = np.int32(0), np.int32(1)
     start = np.float32(65536 * (low if columns > 1 else (low + high) / 2) + 0.5)
     slope = np.float32(65536 * (high - low) / max(columns - 1, 1) / 2)
     for row in range(rows):
-        x, d, kept = values[row], draws[row], out[row]
-        top = np.uint32(0)
+        x, d = values[row], draws[row]
         for i in range(columns):
-            top = max(top, _magnitude(x[i]))
-        least = np.int32(top >> np.uint32(16)) - np.int32(_KEYS - 1)
+            keys[i] = np.uint16(_magnitude(x[i]) >> np.uint32(16))
+        top = np.uint16(0)
         for i in range(columns):
-            keys[i] = np.uint16(max(np.int32(_magnitude(x[i]) >> np.uint32(16)) - least, zero))
-        even[:] = 0
-        odd[:] = 0
-        for i in range(0, columns - 1, 2):
-            even[keys[i]] += one
-            odd[keys[i + 1]] += one
-        if columns % 2:
-            even[keys[columns - 1]] += one
+            top = max(top, keys[i])
+        least = np.uint16(max(np.int32(top) - np.int32(_KEYS - 1), zero))
+        for i in range(columns):
+            keys[i] = np.uint16(max(keys[i], least) - least)
+        counts[:] = zero
+        for i in range(columns):
+            counts[keys[i]] += one
         below = zero
         for key in range(_KEYS):
-            count = np.int32(even[key] + odd[key])
-            ranks[key] = np.int32(2 * below + count - 1)  # twice the mean rank
-            below = np.int32(below + count)
+            ranks[key] = np.int32(2 * below + counts[key] - one)  # twice the mean rank
+            below = np.int32(below + counts[key])
         for key in range(_KEYS):
-            limits[key] = np.uint32(np.int32(start + slope * np.float32(ranks[key])))
+            limits[key] = np.int32(start + slope * np.float32(ranks[key]))
         for i in range(columns):
             limit[i] = limits[keys[i]]
         for i in range(columns):
-            kept[i] = np.float32(np.uint32(d[i]) < limit[i])
+            x[i] *= np.float32(np.int32(d[i]) < limit[i])
 
 
 @_compiled

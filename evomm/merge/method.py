@@ -61,6 +61,10 @@ class Whole(Protocol):
         """What ``make`` gives, made once for the whole tensor and each key, which names every coefficient it depends on."""
         ...
 
+    def gram(self) -> Tensor:
+        """Float64 (P, P): inner products of the whole tensors."""
+        ...
+
     def cutoff(self, parent: int, count: int, some: bool = True) -> float:
         """The ``count`` elements of largest magnitude are those with a magnitude above this.
 
@@ -74,11 +78,11 @@ class Whole(Protocol):
         ...
 
     def lottery(self, parent: int, density: float) -> Tensor:
-        """A random mask of 0 and 1, shaped as the piece; the mask at density 0.4 is contained in the mask at 0.5."""
+        """The parent's values, all but a share set to 0 by lot, in place; what is kept at density 0.4 is kept at 0.5."""
         ...
 
     def ranked_lottery(self, parent: int, low: float, high: float) -> Tensor:
-        """A random mask whose density grows from ``low`` for the smallest magnitude of a row to ``high`` for the largest."""
+        """As `lottery`, at a density that grows from ``low`` for a row's smallest magnitude to ``high`` for its largest."""
         ...
 
     def ranked_share(self, parent: int) -> float:

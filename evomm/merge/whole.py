@@ -39,6 +39,10 @@ class Values(Protocol):
         """Count the magnitudes of one parent's elements, rounded to the parents' 16-bit dtype, as `elementwise.tally`."""
         ...
 
+    def gram(self, products: NDArray[np.float64], start: int, stop: int) -> None:
+        """Add inner products of the parents' elements to the lower triangle of (P, P)."""
+        ...
+
 
 def pieces(numel: int, columns: int | None, size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of consecutive pieces of about ``size`` elements; of whole rows when ``columns`` is given.
@@ -98,6 +102,17 @@ class WholeTensor:
             values = self.shaped(source.of_all(start, stop))
             total = total + of(values, PieceView(self, values, start)).double().cpu()
         return total
+
+    def gram(self) -> Tensor:
+        """Float64 (P, P): inner products of the parents."""
+        return self.once("gram", self._gram)
+
+    def _gram(self) -> Tensor:
+        lower = np.zeros((len(self._seeds), len(self._seeds)))
+        source = self._values()
+        for start, stop in self._pieces():
+            source.gram(lower, start, stop)
+        return torch.from_numpy(lower + np.tril(lower, -1).T)
 
     def cutoff(self, parent: int, count: int, some: bool = True) -> float:
         """The ``count`` elements of largest magnitude are those above this; equal ones go together (see `Whole.cutoff`).
@@ -220,6 +235,10 @@ class PieceView:
         """Σ over the whole tensor."""
         return self._whole.total(key, of)
 
+    def gram(self) -> Tensor:
+        """Float64 (P, P): inner products of the whole tensors."""
+        return self._whole.gram()
+
     def cutoff(self, parent: int, count: int, some: bool = True) -> float:
         """The ``count`` elements of largest magnitude lie above this."""
         return self._whole.cutoff(parent, count, some)
@@ -233,12 +252,13 @@ class PieceView:
         return self._whole.ranked_share(parent)
 
     def lottery(self, parent: int, density: float) -> Tensor:
-        """A random mask of 0 and 1 at that density."""
-        return elementwise.mask(self._draws(parent), density, self._values[parent])
+        """The parent's values, some set to 0 by lot."""
+        values = self._values[parent]
+        return values if density >= 1 else elementwise.keep(values, self._draws(parent), density)
 
     def ranked_lottery(self, parent: int, low: float, high: float) -> Tensor:
-        """A random mask, its density growing with the rank of the magnitude in the row."""
-        return elementwise.ranked_mask(self._draws(parent), low, high, self._values[parent])
+        """The parent's values, some set to 0 by lot, the smaller of a row more often."""
+        return elementwise.keep_ranked(self._values[parent], self._draws(parent), low, high)
 
     def _draws(self, parent: int) -> NDArray[np.uint16]:
         return self._whole.draws(parent, self._start, self._start + self._values[parent].numel())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evomm.merge import elementwise
-from evomm.merge.elementwise import combination, combine_halves, difference, elect, ranked_mask, round_off, tally
+from evomm.merge.elementwise import combination, combine_halves, difference, elect, gram_halves, keep_ranked, round_off, tally
 
 SIZES = st.integers(1, 70)  # with and without what is left over after the vector lanes
 NUMBERS = st.floats(-4, 4, width=16)
@@ -95,6 +95,16 @@ def test_what_is_not_finite_shows(bad: float) -> None:
             assert not np.isfinite(round_off(out, merged, None))
 
 
+@given(st.integers(0, 2_100), st.integers(1, 3), st.booleans())
+def test_inner_products_of_bfloat16(size: int, count: int, with_base: bool) -> None:
+    generator = torch.Generator().manual_seed(size)
+    *values, base = (torch.randn(size, generator=generator).bfloat16() for _ in range(count + 1))
+    products = np.zeros((count, count))
+    gram_halves(products, values, base if with_base else None)
+    rows = torch.stack([x.float() - base.float() if with_base else x.float() for x in values]).double()
+    assert np.allclose(products, np.tril((rows @ rows.T).numpy()), rtol=1e-5, atol=1e-4)
+
+
 @given(st.integers(0, 2_100), st.booleans())
 def test_tallies_count_every_magnitude(size: int, with_base: bool) -> None:
     generator = torch.Generator().manual_seed(size)
@@ -109,7 +119,7 @@ def test_tallies_count_every_magnitude(size: int, with_base: bool) -> None:
 @given(st.lists(st.sampled_from([0.0, 1e-30, 1.0, -1.0, 1.0078125, -2.0, 3.0, 100.0]), min_size=1, max_size=40))
 def test_equal_magnitudes_of_a_row_get_their_mean_rank(row: list[float]) -> None:
     """With draws of one value, what is kept tells where the limit of each element lies."""
-    values = torch.tensor([row])
+    values = torch.tensor([row], dtype=torch.float32)
     magnitudes = values.abs()[0]
     magnitudes = magnitudes.where(magnitudes >= 1e-6 * magnitudes.max(), 0.0)  # those far below the largest are equal
     low, high = 0.25, 0.75
@@ -117,11 +127,11 @@ def test_equal_magnitudes_of_a_row_get_their_mean_rank(row: list[float]) -> None
     shares = [r / (len(row) - 1) if len(row) > 1 else 0.5 for r in ranks]
     for level in (0.3, 0.5, 0.6):
         draws = np.full(len(row), round(level * 65536), np.uint16)
-        kept = ranked_mask(draws, low, high, values)[0]
-        for share, got in zip(shares, kept.tolist(), strict=True):
+        kept = keep_ranked(values.clone(), draws, low, high)[0]
+        for share, value, got in zip(shares, values[0].tolist(), kept.tolist(), strict=True):
             limit = low + (high - low) * share
             if abs(limit - level) > 1e-4:
-                assert got == float(level < limit)
+                assert got == (value if level < limit else 0.0)
 
 
 def numbers(values: Sequence[float]) -> Tensor:

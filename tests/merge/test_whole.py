@@ -36,6 +36,9 @@ class One:
     def tally(self, counts: NDArray[np.uint32], parent: int, start: int, stop: int) -> None:
         elementwise.tally(counts, self.tensor[start:stop].to(self.dtype))
 
+    def gram(self, products: NDArray[np.float64], start: int, stop: int) -> None:
+        products[0, 0] += float(self.tensor[start:stop].double().square().sum())
+
 
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> WholeTensor:
     """Facts about one tensor of one parent, that is stored as the dtype."""

@@ -9,7 +9,6 @@ from torch.nn.functional import hardshrink
 from evomm.merge.elementwise import combination, elect, single
 from evomm.merge.method import Fraction, Positive, Whole
 from evomm.merge.methods.sparse import add
-from evomm.merge.methods.spheres import gram
 
 
 def model_stock(deltas: Sequence[Tensor], whole: Whole, *, filter_wise: bool = False) -> Tensor:
@@ -18,7 +17,7 @@ def model_stock(deltas: Sequence[Tensor], whole: Whole, *, filter_wise: bool = F
     filter_wise: one t for each row of the tensor.
     """
     if not filter_wise:
-        t = whole.once("model stock", lambda: float(_stock(_pair_cosines(gram(whole)), len(deltas))))
+        t = whole.once("model stock", lambda: float(_stock(_pair_cosines(whole.gram()), len(deltas))))
         return combination(deltas, [t / len(deltas)] * len(deltas))
     wide = [delta.double() for delta in deltas]
     norms = [x.norm(dim=-1, keepdim=True) for x in wide]

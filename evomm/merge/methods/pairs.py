@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evomm.merge.method import Fraction, Positive, Whole
-from evomm.merge.methods.spheres import cosines, gram
+from evomm.merge.methods.spheres import cosines
 
 _EPS = 1e-8
 
@@ -54,7 +54,7 @@ def cosine_b(parents: Sequence[Tensor], whole: Whole, *, alpha: Fraction = 0.5) 
 def _similarity(a: Tensor, b: Tensor, whole: Whole) -> Tensor:
     """(r, 1): mean of each row's cosine and the whole tensors' cosine, from (-1, 1) to (0, 1)."""
     rows = torch.cosine_similarity(a, b, dim=-1).unsqueeze(-1)
-    return rows.add(float(cosines(gram(whole))[0, 1])).div_(4).add_(0.5)
+    return rows.add(float(cosines(whole.gram())[0, 1])).div_(4).add_(0.5)
 
 
 def _importance(parents: Sequence[Tensor], whole: Whole) -> Tensor:

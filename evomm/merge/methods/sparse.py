@@ -188,7 +188,7 @@ def _band(delta: Tensor, parent: int, whole: Whole, density: float, gamma: float
 
 def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> Kept:
     """m_p ⊙ δ_p, m_p ~ Bernoulli(density_p); to be divided by density_p so that the expectation stays δ_p."""
-    kept = [whole.lottery(p, k).mul_(d) if k < 1 else d for p, (d, k) in enumerate(zip(deltas, density, strict=True))]
+    kept = [whole.lottery(p, k) for p, k in enumerate(density)]
     return kept, [1 / k if rescale and k > 0 else 1.0 for k in density]
 
 
@@ -201,7 +201,7 @@ def _prune(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], eps
     for p, (k, e) in enumerate(zip(density, epsilon, strict=True)):
         low, high = max(0.0, k - e), min(1.0, k + e)
         if k < 1:
-            kept[p] = whole.ranked_lottery(p, low, high).mul_(deltas[p]) if k > 0 else torch.zeros_like(deltas[p])
+            kept[p] = whole.ranked_lottery(p, low, high) if k > 0 else torch.zeros_like(deltas[p])
         if rescale and 0 < k < 1:
             gains[p] = 1 / (low + (high - low) * whole.ranked_share(p))
     return kept, gains

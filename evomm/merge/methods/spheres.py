@@ -19,7 +19,7 @@ _EPS = 1e-8
 
 def slerp(parents: Sequence[Tensor], whole: Whole, *, t: Fraction = 0.5) -> Tensor:
     """Along the great circle from the first parent (t = 0) to the second (t = 1). Shoemake, SIGGRAPH 1985."""
-    return combination(parents, whole.once(("slerp", t), lambda: _arc(gram(whole), t)))
+    return combination(parents, whole.once(("slerp", t), lambda: _arc(whole.gram(), t)))
 
 
 def nuslerp(
@@ -39,7 +39,7 @@ def nuslerp(
     a, b = parents
     if nuslerp_flatten:
         key = ("nuslerp", t)
-        first, second = whole.once(key, lambda: [float(c) for c in _turn(gram(whole).reshape(-1)[[0, 1, 3]], t)])
+        first, second = whole.once(key, lambda: [float(c) for c in _turn(whole.gram().reshape(-1)[[0, 1, 3]], t)])
         return combination(parents, [first, second])
     if nuslerp_row_wise and a.shape[-1] < whole.numel:
         products = whole.total("columns", lambda values, _: _products(values, 0))  # (3, 1, C)
@@ -59,28 +59,14 @@ def multislerp(
     if len(parents) == 1:
         return parents[0]
     key = ("multislerp", tuple(weight), normalize_weights, eps)
-    return combination(parents, whole.once(key, lambda: _barycenter(gram(whole), weight, normalize_weights, eps)))
+    return combination(parents, whole.once(key, lambda: _barycenter(whole.gram(), weight, normalize_weights, eps)))
 
 
 def karcher(parents: Sequence[Tensor], whole: Whole, *, max_iter: Annotated[int, Range(0)] = 10, tol: Positive = 1e-5) -> Tensor:
     """The mean on the sphere that is nearest to all parents, times their mean norm. arXiv 2603.04972."""
     if len(parents) == 1:
         return parents[0]
-    return combination(parents, whole.once(("karcher", max_iter, tol), lambda: _karcher_mean(gram(whole), max_iter, tol)))
-
-
-def gram(whole: Whole) -> Tensor:
-    """Float64 (P, P): inner products of the whole tensors."""
-    return whole.total("gram", lambda values, _: inner_products(values))
-
-
-def inner_products(values: Sequence[Tensor]) -> Tensor:
-    """(P, P) inner products of the pieces."""
-    flats = [value.reshape(-1) for value in values]
-    lower = [[float(torch.dot(a, b)) for b in flats[: i + 1]] for i, a in enumerate(flats)]
-    return torch.tensor(
-        [[lower[max(i, j)][min(i, j)] for j in range(len(flats))] for i in range(len(flats))], dtype=torch.float64
-    )
+    return combination(parents, whole.once(("karcher", max_iter, tol), lambda: _karcher_mean(whole.gram(), max_iter, tol)))
 
 
 def cosines(products: Tensor) -> Tensor:
