@@ -60,4 +60,5 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     finally:
-        gc.freeze()  # the process ends: looking once more through all that was imported is lost time, too
+        if "triton" not in sys.modules:  # it complains of what is left when a process ends
+            gc.freeze()  # looking once more through all that was imported is lost time, too

@@ -1,6 +1,8 @@
 """The verbs as scripts use them: documents on stdout, files where they were asked for."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -108,3 +110,22 @@ def test_usage_errors_exit_with_2(evomm: Evomm) -> None:
 def test_zoo_lists_cards(evomm: Evomm) -> None:
     models = {row["model"] for row in json.loads(evomm("zoo", "list", "--json").out)}
     assert "mistralai/Mistral-7B-v0.1" in models
+
+
+def test_a_process_says_nothing_but_its_answer() -> None:
+    """Libraries that models run on like to complain while a process ends."""
+    command = [
+        sys.executable,
+        "-c",
+        "from evomm.cli.app import main; main()",
+        "eval",
+        "zoo:tiny/llm/ja",
+        "--task",
+        "tiny-math-ja",
+        "--limit",
+        "2",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["n"] == 2
+    assert done.stderr == ""
