@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evomm.adapters.base import Adapter, Generation
+    from evomm.adapters.base import Adapter
+    from evomm.adapters.generation import Generation, ImageGeneration, TextGeneration
     from evomm.adapters.table import ADAPTERS
     from evomm.checkpoints.reader import Checkpoint, MemoryReader, TensorInfo
     from evomm.checkpoints.writer import CheckpointWriter
     from evomm.errors import EvommError
+    from evomm.fitness.examples import Example
     from evomm.fitness.score import Interval, Score
     from evomm.fitness.table import TASKS, load_task
-    from evomm.fitness.task import Example, Task
+    from evomm.fitness.task import Task
     from evomm.genome.blocks import Grouping
     from evomm.genome.codec import Codec
     from evomm.genome.space import GeneRule, Space
@@ -37,10 +39,11 @@ _HOMES = {
     "Codec": "genome.codec",
     "EvolveConfig": "run.config",
     "EvommError": "errors",
-    "Example": "fitness.task",
+    "Example": "fitness.examples",
     "GeneRule": "genome.space",
-    "Generation": "adapters.base",
+    "Generation": "adapters.generation",
     "Grouping": "genome.blocks",
+    "ImageGeneration": "adapters.generation",
     "Interval": "fitness.score",
     "Live": "merge.live",
     "METHODS": "merge.table",
@@ -55,6 +58,7 @@ _HOMES = {
     "TASKS": "fitness.table",
     "Task": "fitness.task",
     "TensorInfo": "checkpoints.reader",
+    "TextGeneration": "adapters.generation",
     "Trial": "run.store",
     "apply": "merge.apply",
     "evolve": "run.engine",
@@ -77,6 +81,7 @@ __all__ = [
     "GeneRule",
     "Generation",
     "Grouping",
+    "ImageGeneration",
     "Interval",
     "Live",
     "MemoryReader",
@@ -88,6 +93,7 @@ __all__ = [
     "Store",
     "Task",
     "TensorInfo",
+    "TextGeneration",
     "Trial",
     "apply",
     "evolve",

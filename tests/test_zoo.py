@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomm.adapters.base import Generation
 from evomm.adapters.llm import LLMAdapter
 from evomm.errors import DamagedFile, MissingFile
 from evomm.fitness.score import Score
@@ -85,7 +84,7 @@ def score() -> Iterator[Scorer]:
     def run(method: str, base: str | None, labels: Sequence[str]) -> Score:
         parents = {label: Source(model=label) for label in labels}
         live.write(Recipe(method=method, base=base, parents=parents, dtype="float16"))
-        options = Generation(max_new_tokens=task.spec.max_new_tokens)
+        options = task.options(batch=64)
         return task.score(examples, adapter.generate(model, task.prompts(examples), options))
 
     yield run

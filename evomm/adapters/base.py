@@ -6,7 +6,7 @@ warnings = adapter.check(models, reference="base")      # MisfitError when they 
 places = adapter.blocks(models["base"])                 # headers only
 model = adapter.load(folders["base"], "cpu", torch.float32)
 Live(Engine(models), model.targets).write(recipe)
-answers = adapter.generate(model, prompts, Generation(max_new_tokens=32))
+answers = adapter.generate(model, prompts, TextGeneration(max_new_tokens=32))
 adapter.save(recipe, models, out)
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from evomm.adapters.child import chat_template, write_files
+from evomm.adapters.generation import Generation
 from evomm.adapters.vocabulary import AlignedReader, Alignment, align
 from evomm.checkpoints.reader import Checkpoint, TensorReader
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
@@ -29,7 +29,6 @@ from evomm.genome.blocks import Place
 from evomm.merge.apply import Written, apply
 from evomm.merge.engine import Engine
 from evomm.merge.recipe import Recipe
-from evomm.plain import Plain
 
 
 class Model(TensorReader, Protocol):
@@ -68,13 +67,6 @@ class LoadedModel:
     parts: Any
 
 
-class Generation(Plain):
-    """How answers are generated: greedily, prompts in batches sorted by length."""
-
-    max_new_tokens: int = Field(default=256, ge=1)
-    batch: int = Field(default=64, ge=1)
-
-
 class Adapter(ABC):
     """One seam per modality."""
 
@@ -109,8 +101,8 @@ class Adapter(ABC):
         """Bring a checkpoint to life."""
 
     @abstractmethod
-    def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
-        """One answer per prompt, in the order of the prompts."""
+    def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[Any]:
+        """One answer per prompt, in the order of the prompts: texts, or RGB pictures (PIL)."""
 
     def layers(self, models: Mapping[str, Model]) -> dict[str, dict[str, int | None]]:
         """Label -> tensor name -> number of its layer."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from evomm.adapters.base import Adapter, Generation, LoadedModel, Model
+from evomm.adapters.base import Adapter, LoadedModel, Model
+from evomm.adapters.generation import Generation
 from evomm.checkpoints.reader import Checkpoint
 from evomm.genome.blocks import Place
 from evomm.merge.plan import refuse_misfits

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from evomm.adapters.base import Adapter, Generation, LoadedModel, Model
+from evomm.adapters.base import Adapter, LoadedModel, Model
+from evomm.adapters.generation import Generation, TextGeneration, expect
 from evomm.checkpoints.digest import file_digest
 from evomm.checkpoints.reader import Checkpoint, TensorInfo
 from evomm.errors import DamagedFile, MisfitError
@@ -107,7 +108,7 @@ class LLMAdapter(Adapter):
         """Greedy answers without the prompt; batches hold prompts of like length, the longest first."""
         from evomm.adapters import llm_model
 
-        return llm_model.generate(model, prompts, options)
+        return llm_model.generate(model, prompts, expect(options, TextGeneration))
 
 
 def _untie(checkpoint: Checkpoint) -> None:

@@ -14,7 +14,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from evomm.adapters.base import Generation, LoadedModel
+from evomm.adapters.base import LoadedModel
+from evomm.adapters.generation import TextGeneration
 from evomm.checkpoints.reader import Checkpoint, TensorInfo
 from evomm.errors import DamagedFile, MisfitError, UnsafeFile
 
@@ -41,7 +42,7 @@ def load(folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
 
 
 @torch.inference_mode()
-def generate(model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
+def generate(model: LoadedModel, prompts: Sequence[str], options: TextGeneration) -> Sequence[str]:
     """Greedy answers without the prompt; batches hold prompts of like length, the longest first."""
     network, tokenizer = model.parts
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]

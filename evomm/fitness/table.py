@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Union
+
+from pydantic import TypeAdapter
 
 from evomm.errors import MissingFile, UsageError, nearest
-from evomm.fitness.task import Task, read_spec
+from evomm.fitness.task import Task, TaskSpec
 from evomm.fitness.text import MathTask
+from evomm.plain import load_yaml, parse, read_text
 from evomm.resources import resource
 
 TASKS: Mapping[str, type[Task]] = {"math": MathTask}
@@ -28,6 +32,21 @@ def load_task(name: str, beside: Path | None = None) -> Task:
             raise MissingFile(f"task '{name}': no such file, and not in evals{nearest(name, shipped_tasks())}")
         path = resource("evals", f"{name}.yaml")
     spec = read_spec(path)
-    if spec.kind not in TASKS:
-        raise UsageError(f"{path}: unknown kind '{spec.kind}'{nearest(spec.kind, TASKS)}")
     return TASKS[spec.kind](name, spec, path.parent)
+
+
+def read_spec(path: Path) -> TaskSpec:
+    """A task file with the keys of its kind; UsageError or MissingFile say what is wrong with it."""
+    content = load_yaml(read_text(path), str(path))
+    kind = content.get("kind")
+    if kind is None:
+        raise UsageError(f"{path}: key 'kind' is missing; known: {', '.join(sorted(TASKS))}")
+    if not isinstance(kind, str) or kind not in TASKS:
+        raise UsageError(f"{path}: unknown kind '{kind}'{nearest(str(kind), TASKS)}")
+    return parse(TASKS[kind].Spec, content, str(path))
+
+
+def task_schema() -> dict[str, Any]:
+    """The JSON schema of task files: of one kind or another."""
+    specs: Any = Union[tuple(task.Spec for task in TASKS.values())]  # noqa: UP007 - the table is not written here
+    return TypeAdapter(specs).json_schema()

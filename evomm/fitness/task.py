@@ -1,4 +1,4 @@
-"""The contract of a task, and how task files are read.
+"""The contract of a task, and what every task file holds.
 
 A task file is YAML in evals/ (or anywhere): what is asked, of which data, and how answers are judged.
 
@@ -7,49 +7,33 @@ A task file is YAML in evals/ (or anywhere): what is asked, of which data, and h
     prompt: "Q: {question}\\nA: "
     language: ja
     max_new_tokens: 32
-    data: tiny-math/ja.jsonl                  # {"split": "search", "question": ..., "answer": ...} per line
-    # or a file per split, .jsonl or .tsv (question, tab, answer): data: {test: mgsm/mgsm_ja.tsv}
+    data: tiny-math/ja.jsonl                  # rows that say their split; `examples` describes the formats
+    # or a file per split: data: {test: mgsm/mgsm_ja.tsv}
+
+``kind`` names the class that judges (`TASKS`), and that class the keys it knows (`Task.Spec`).
 """
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar
 
-from pydantic import Field
-
+from evomm.adapters.generation import Generation
 from evomm.errors import MissingFile, UsageError
+from evomm.fitness.examples import Example, Split, read_examples
 from evomm.fitness.score import Score
-from evomm.plain import Plain, load_yaml, parse, read_text
-
-Split = Literal["search", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One problem: what is asked and what is right."""
-
-    id: str
-    question: str
-    answer: str
+from evomm.plain import Plain, parse
 
 
 class TaskSpec(Plain):
-    """A task file.
+    """What every task file holds; kinds add keys of their own.
 
-    language: ISO code that an answer must be in to count, none when absent. data: one file with a split column, or one
-    per split; paths start at the task file.
+    data: one file whose rows say their split, or one file per split; paths start at the task file.
     """
 
     kind: str
     about: str
-    prompt: str
     data: str | Mapping[Split, str]
-    language: str | None = None
-    max_new_tokens: int = Field(default=256, ge=1)
 
 
 class Task(ABC):
@@ -59,18 +43,46 @@ class Task(ABC):
         name: as given by the user. spec: the task file. folder: where its data paths start.
     """
 
+    Spec: ClassVar[type[TaskSpec]]
+    """The keys of its files."""
+    Asks: ClassVar[type[Generation]]
+    """The kind of answer it wants; keys of the task file that are also options of it are its defaults."""
+    answered: ClassVar[bool] = True
+    """Whether every example must come with an answer."""
+
+    spec: TaskSpec
+
     def __init__(self, name: str, spec: TaskSpec, folder: Path) -> None:
         self.name = name
         self.spec = spec
-        self._folder = folder
+        self.folder = folder
 
     @abstractmethod
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Score:
-        """Judge one answer per example."""
-
     def prompts(self, examples: Sequence[Example]) -> list[str]:
-        """What the model is given, one per example."""
-        return [self.spec.prompt.replace("{question}", example.question) for example in examples]
+        """What the model is given: one prompt per example, or as many for each, one example after the other."""
+
+    @abstractmethod
+    def score(self, examples: Sequence[Example], answers: Sequence[Any]) -> Score:
+        """Judge one answer per prompt; one value per example."""
+
+    @abstractmethod
+    def keep(self, answers: Sequence[Any], folder: Path, name: str, examples: Sequence[Example] = ()) -> tuple[str, ...]:
+        """Answers as a run stores them: texts as they are, other things as paths of files below ``folder``.
+
+        Args:
+            name: whose answers and to what, such as ``test/parent/ja``; files are written under it.
+            examples: what was asked, where that is worth writing beside the answers.
+
+        Raises WriteFailed.
+        """
+
+    def options(self, batch: int, overrides: Mapping[str, object] = {}) -> Generation:
+        """How the model is asked; ``overrides`` are a run's changes to what the task file says.
+
+        Raises UsageError for an unknown or wrong option.
+        """
+        own = {key: getattr(self.spec, key) for key in self.Asks.model_fields if key in type(self.spec).model_fields}
+        return parse(self.Asks, {**own, "batch": batch, **overrides}, f"task '{self.name}', generation")
 
     def examples(self, split: Split, limit: int | None = None) -> tuple[Example, ...]:
         """The first ``limit`` examples of a split.
@@ -93,65 +105,11 @@ class Task(ABC):
     @property
     def _all(self) -> Mapping[Split, tuple[Example, ...]]:
         if not hasattr(self, "_read"):
-            self._read = self._load()
+            self._read = read_examples(self.name, self._files(), self.answered)
         return self._read
 
     def _files(self) -> dict[Split | None, Path]:
         data = self.spec.data
         if isinstance(data, str):
-            return {None: self._folder / data}
-        return {split: self._folder / path for split, path in data.items()}
-
-    def _load(self) -> dict[Split, tuple[Example, ...]]:
-        splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
-        for own_split, path in self._files().items():
-            if own_split is not None and not path.exists():
-                continue  # told when that split is asked for; the others are of use without it
-            for number, row in enumerate(_rows(path), start=1):
-                split, example = _example(row, own_split, path, number)
-                splits[split].append(example)
-        _refuse_leaks(self.name, splits)
-        return {split: tuple(examples) for split, examples in splits.items()}
-
-
-def read_spec(path: Path) -> TaskSpec:
-    """A task file; UsageError or MissingFile say what is wrong with it."""
-    return parse(TaskSpec, load_yaml(read_text(path), str(path)), str(path))
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if not path.exists():
-        raise MissingFile(f"{path}: the task's data is not there")
-    lines = read_text(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        if path.suffix == ".tsv":
-            yield dict(zip(("question", "answer"), line.rstrip("\r").split("\t"), strict=False))
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error}); mend or delete the line") from error
-        yield row if isinstance(row, dict) else {}
-
-
-def _example(row: Mapping[str, Any], own_split: Split | None, path: Path, number: int) -> tuple[Split, Example]:
-    split = own_split or row.get("split")
-    if split not in SPLITS:
-        raise UsageError(f"{path}, line {number}: split is {split!r}, expected one of {', '.join(SPLITS)}")
-    if not isinstance(row.get("question"), str) or row.get("answer") is None:
-        raise UsageError(f"{path}, line {number}: expected a question (text) and an answer, got keys {sorted(row)}")
-    return split, Example(str(row.get("id", f"{split}-{number}")), row["question"], str(row["answer"]))
-
-
-def _refuse_leaks(name: str, splits: Mapping[Split, Sequence[Example]]) -> None:
-    """What is searched on must not be tested on."""
-    seen: dict[str, Split] = {}
-    for split, examples in splits.items():
-        for example in examples:
-            if seen.setdefault(example.question, split) != split:
-                raise UsageError(
-                    f"task '{name}': example '{example.id}' stands in both {seen[example.question]} and {split}; "
-                    "splits must not share questions"
-                )
+            return {None: self.folder / data}
+        return {split: self.folder / path for split, path in data.items()}

@@ -3,14 +3,36 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Self
 
+from pydantic import Field, model_validator
+
+from evomm.adapters.generation import TextGeneration
 from evomm.errors import UsageError
+from evomm.fitness.examples import Example
 from evomm.fitness.language import probability
 from evomm.fitness.numbers import last_number
 from evomm.fitness.score import Score
-from evomm.fitness.task import Example, Task, TaskSpec
+from evomm.fitness.task import Task, TaskSpec
 
 _LANGUAGE_AT = 0.5  # P(language) above which an answer counts as being in it, as published
+
+
+class TextSpec(TaskSpec):
+    """A task file on text.
+
+    prompt: holds {question}. language: ISO code that an answer must be in to count, none when absent.
+    """
+
+    prompt: str
+    language: str | None = None
+    max_new_tokens: int = Field(default=256, ge=1)
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if "{question}" not in self.prompt:
+            raise ValueError(f"the prompt must hold {{question}}, got {self.prompt!r}")
+        return self
 
 
 class MathTask(Task):
@@ -21,12 +43,19 @@ class MathTask(Task):
         question "15-8?", answer 7, language ja:   "15-8=7なので、7個です。" -> 1    "It is 7." -> 0
     """
 
-    def __init__(self, name: str, spec: TaskSpec, folder: Path) -> None:
-        super().__init__(name, spec, folder)
-        if "{question}" not in spec.prompt:
-            raise UsageError(f"task '{name}': the prompt must hold {{question}}, got {spec.prompt!r}")
+    Spec = TextSpec
+    Asks = TextGeneration
+    spec: TextSpec
 
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Score:
+    def prompts(self, examples: Sequence[Example]) -> list[str]:
+        """One per example."""
+        return [self.spec.prompt.replace("{question}", example.question) for example in examples]
+
+    def keep(self, answers: Sequence[Any], folder: Path, name: str, examples: Sequence[Example] = ()) -> tuple[str, ...]:
+        """The texts themselves."""
+        return tuple(answers)
+
+    def score(self, examples: Sequence[Example], answers: Sequence[Any]) -> Score:
         """(E,) 1 or 0 per example."""
         pairs = list(zip(examples, answers, strict=True))
         number = tuple(float(last_number(answer) == self._reference(example)) for example, answer in pairs)

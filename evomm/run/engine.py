@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from evomm.errors import DamagedFile, EvaluationError, UsageError
-from evomm.fitness.task import Split
+from evomm.fitness.examples import Split
 from evomm.genome.space import Vector
 from evomm.merge.recipe import Recipe
 from evomm.run.config import EvolveConfig

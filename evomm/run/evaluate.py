@@ -1,13 +1,14 @@
 """Scores recipes on one resident model: live merge, generate, judge."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from evomm.adapters.base import Generation, LoadedModel
+from evomm.adapters.base import LoadedModel
 from evomm.errors import EvaluationError
+from evomm.fitness.examples import Split
 from evomm.fitness.score import Score
-from evomm.fitness.task import Split
 from evomm.merge.engine import Engine
 from evomm.merge.live import Live
 from evomm.merge.recipe import DTYPE_NAMES, Recipe
@@ -25,7 +26,7 @@ class Evaluator:
         self._setup = setup
         self._loaded: tuple[LoadedModel, Live] | None = None
 
-    def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[str]]:
+    def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[Any]]:
         """Scores per example, and the answers.
 
         Raises EvaluationError when the candidate cannot be scored (out of memory, NaN); other errors are the run's.
@@ -35,7 +36,7 @@ class Evaluator:
             self._loaded = self._load()
         model, live = self._loaded
         examples = setup.task.examples(split, getattr(setup.config.limits, split))
-        options = Generation(max_new_tokens=setup.task.spec.max_new_tokens, batch=setup.config.batch)
+        options = setup.task.options(setup.config.batch)
         live.write(recipe)
         try:
             answers = setup.adapter.generate(model, setup.task.prompts(examples), options)

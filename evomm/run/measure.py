@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evomm.adapters.base import Generation
 from evomm.adapters.table import detect
 from evomm.checkpoints.locate import locate
 from evomm.errors import UsageError, nearest
+from evomm.fitness.examples import SPLITS, Example
 from evomm.fitness.score import Score
 from evomm.fitness.table import load_task
-from evomm.fitness.task import SPLITS, Example
 from evomm.merge.recipe import DTYPE_NAMES
 from evomm.run.evaluate import device
 
@@ -20,7 +20,7 @@ class Measured:
     """Examples, the model's answers to them, and their score."""
 
     examples: Sequence[Example]
-    answers: Sequence[str]
+    answers: Sequence[Any]
     score: Score
 
 
@@ -48,6 +48,6 @@ def measure(
     adapter = detect(folder)
     adapter.open(folder)  # refuses what should not be loaded, before it is
     loaded = adapter.load(folder, device(device_name), DTYPE_NAMES[compute])
-    options = Generation(max_new_tokens=task.spec.max_new_tokens, batch=batch)
+    options = task.options(batch)
     answers = adapter.generate(loaded, task.prompts(examples), options)
     return Measured(examples, answers, task.score(examples, answers))

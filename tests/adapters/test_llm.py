@@ -25,7 +25,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from evomm.adapters.base import Generation
+from evomm.adapters.generation import TextGeneration
 from evomm.adapters.llm import LLMAdapter
 from evomm.adapters.llm_model import targets
 from evomm.adapters.table import detect
@@ -218,7 +218,7 @@ def tiny() -> tuple[LLMAdapter, Any]:
 def test_answers_come_back_in_the_order_of_the_prompts(tiny: tuple[LLMAdapter, Any]) -> None:
     adapter, model = tiny
     prompts = [f"Q: {a}-{b}=?\nA: " for a, b in ((15, 8), (9, 2), (40, 13), (7, 7), (33, 4))]
-    options = Generation(max_new_tokens=16, batch=2)
+    options = TextGeneration(max_new_tokens=16, batch=2)
     together = adapter.generate(model, prompts, options)
     alone = [adapter.generate(model, [prompt], options)[0] for prompt in prompts]
     assert together == alone
@@ -228,5 +228,5 @@ def test_answers_come_back_in_the_order_of_the_prompts(tiny: tuple[LLMAdapter, A
 def test_generation_repeats_bit_for_bit(tiny: tuple[LLMAdapter, Any]) -> None:
     adapter, model = tiny
     prompts = ["Q: 15-8=?\nA: ", "Q: 21+9=?\nA: "]
-    options = Generation(max_new_tokens=16)
+    options = TextGeneration(max_new_tokens=16)
     assert adapter.generate(model, prompts, options) == adapter.generate(model, prompts, options)

@@ -15,8 +15,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from evomm.adapters.base import Generation, LoadedModel
+from evomm.adapters.base import LoadedModel
 from evomm.adapters.fake import FakeAdapter
+from evomm.adapters.generation import Generation
 from tests import worlds
 from tests.cli.conftest import Evomm, Said
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from evomm.adapters.generation import TextGeneration
 from evomm.errors import MissingFile, UsageError
+from evomm.fitness.examples import SPLITS, Example
 from evomm.fitness.score import Score
 from evomm.fitness.table import TASKS, load_task, shipped_tasks
-from evomm.fitness.task import SPLITS, Example
 
 ROWS = [{"split": split, "question": f"{split} {i}?", "answer": i} for split in SPLITS for i in range(3)]
 SPEC = {"kind": "math", "about": "x", "prompt": "Q: {question}\nA: ", "data": "data.jsonl"}
@@ -62,6 +63,7 @@ def test_the_data_file_is_missing(tmp_path: Path) -> None:
         ('{"split": "test", "question": "x"}', r"line 2: expected a question \(text\) and an answer"),
         ('{"split": "test", "question": 5, "answer": 1}', "line 2: expected a question"),
         ('{"split": ["test"], "question": "x", "answer": 1}', "line 2: split is"),
+        ('{"split": "test", "question": " ", "answer": 1}', "line 2: .* got an empty one"),
     ],
 )
 def test_a_broken_line_is_told_by_its_number(tmp_path: Path, line: str, said: str) -> None:
@@ -86,6 +88,36 @@ def test_a_question_in_two_splits_is_a_leak(tmp_path: Path) -> None:
         load_task(make(tmp_path, leaking)).examples("search")
 
 
+def test_files_from_other_systems_are_read(tmp_path: Path) -> None:
+    """A byte-order mark and Windows' line ends are no part of the first and of every example."""
+    (tmp_path / "test.tsv").write_bytes("\ufeffa\t1\r\nb\t2\r\n".encode())
+    (tmp_path / "search.jsonl").write_bytes('\ufeff{"question": "c", "answer": 3}\r\n'.encode())
+    task = load_task(make(tmp_path, data={"test": "test.tsv", "search": "search.jsonl"}))
+    assert [(e.question, e.answer) for e in task.examples("test")] == [("a", "1"), ("b", "2")]
+    assert task.prompts(task.examples("search")) == ["Q: c\nA: "]
+
+
+def test_space_around_a_question_hides_no_leak(tmp_path: Path) -> None:
+    leaking: list[dict[str, object]] = [*ROWS, {"split": "test", "question": " search 1?", "answer": 1}]
+    with pytest.raises(UsageError, match=r"'test-10' stands in both search and test"):
+        load_task(make(tmp_path, leaking)).examples("search")
+
+
+def test_a_run_may_change_how_the_model_is_asked(tmp_path: Path) -> None:
+    task = load_task(make(tmp_path, max_new_tokens=20))
+    assert task.options(8) == TextGeneration(max_new_tokens=20, batch=8)
+    assert task.options(8, {"max_new_tokens": 5}) == TextGeneration(max_new_tokens=5, batch=8)
+    with pytest.raises(UsageError, match="generation: unknown key 'max_new_token'; did you mean 'max_new_tokens'"):
+        task.options(8, {"max_new_token": 5})
+    with pytest.raises(UsageError, match=r"generation: max_new_tokens: .* greater than or equal to 1"):
+        task.options(8, {"max_new_tokens": 0})
+
+
+def test_texts_are_kept_as_they_are(tmp_path: Path) -> None:
+    assert load_task(make(tmp_path)).keep(["7", "七"], tmp_path / "kept", "test/child") == ("7", "七")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_an_empty_split_says_what_there_is(tmp_path: Path) -> None:
     task = load_task(make(tmp_path, [row for row in ROWS if row["split"] != "test"]))
     with pytest.raises(UsageError, match=r"no examples in split 'test'; it has search \(3\), validation \(3\)"):
@@ -102,6 +134,8 @@ def test_an_empty_split_says_what_there_is(tmp_path: Path) -> None:
         ({"langauge": "ja"}, "unknown key 'langauge'; did you mean 'language'"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"data": {"train": "x.jsonl"}}, "'search', 'validation' or 'test'"),
+        ({"kind": None}, "key 'kind' is missing; known: .*math"),
+        ({"kind": ["math"]}, "unknown kind"),
     ],
 )
 def test_a_task_file_that_means_nothing_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from evomm.adapters.base import Generation, LoadedModel
+from evomm.adapters.base import LoadedModel
 from evomm.adapters.fake import FakeAdapter
+from evomm.adapters.generation import Generation
 from evomm.errors import DamagedFile, EvaluationError, MissingFile, UsageError, WriteFailed
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve, resume
