@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomm import ADAPTERS, Checkpoint, CheckpointWriter
+from evomm import ADAPTERS, CheckpointWriter
+from evomm.adapters.base import Model
 from evomm.resources import resource
 from evomm.run.measure import measure
 
@@ -57,7 +58,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 METHODS: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {"task_arithmetic": total, "iso_c": iso_c, "tsv_m": tsv_m}
 
 
-def child(method: str, alpha: float, models: Mapping[str, Checkpoint], out: Path) -> None:
+def child(method: str, alpha: float, models: Mapping[str, Model], out: Path) -> None:
     """Write base + alpha · method(task vectors)."""
     base = models["base"]
     with CheckpointWriter(out, base.infos) as writer:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evomm.adapters import llm_model
 from evomm.adapters.llm import LLMAdapter
 from evomm.errors import DamagedFile, MissingFile
 from evomm.fitness.score import Score
@@ -76,7 +77,7 @@ def score() -> Iterator[Scorer]:
     torch.set_num_threads(1)
     adapter = LLMAdapter()
     folders = {label: LLM / label for label in ("base", "ja", "math")}
-    model = adapter.load(folders["base"], "cpu", torch.float32)
+    model = llm_model.load(folders["base"], "cpu", torch.float32)
     live = Live(Engine({label: adapter.open(folder) for label, folder in folders.items()}), model.targets)
     task = load_task("tiny-math-ja")
     examples = task.examples("validation", 96)

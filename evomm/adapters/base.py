@@ -1,17 +1,17 @@
 """The contract of every adapter.
 
 adapter = ADAPTERS["llm"]()
-models = {label: adapter.open(folder) for label, folder in parents.items()}
+models = {label: adapter.open(path) for label, path in parents.items()}
 warnings = adapter.check(models, reference="base")      # MisfitError when they don't fit
 places = adapter.blocks(models["base"])                 # headers only
-model = adapter.load(folders["base"], "cpu", torch.float32)
+model = adapter.load(recipe, models, "cpu", torch.float32)
 Live(Engine(models), model.targets).write(recipe)
 answers = adapter.generate(model, prompts, TextGeneration(max_new_tokens=32))
 adapter.save(recipe, models, out)
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,22 +22,19 @@ from torch import Tensor
 from evomm.adapters.child import chat_template, write_files
 from evomm.adapters.generation import Generation
 from evomm.adapters.vocabulary import AlignedReader, Alignment, align
-from evomm.checkpoints.reader import Checkpoint, TensorReader
+from evomm.checkpoints.lora import LoraReader, recorded_base
+from evomm.checkpoints.reader import Checkpoint, FileReader, TensorReader
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
-from evomm.errors import UsageError
+from evomm.errors import UsageError, nearest
 from evomm.genome.blocks import Place
 from evomm.merge.apply import Written, apply
 from evomm.merge.engine import Engine
+from evomm.merge.plan import component
 from evomm.merge.recipe import Recipe
 
 
-class Model(TensorReader, Protocol):
+class Model(FileReader, Protocol):
     """A parent as adapters see it: tensors, and the folder that config and tokenizer are in."""
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are."""
-        ...
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -49,7 +46,9 @@ class View:
     """A model whose tensors are read in another way: with a LoRA on top, or with rows in another order."""
 
     def __init__(self, model: Model, reader: TensorReader) -> None:
+        self.stored: Model = model.stored if isinstance(model, View) else model  # without what is on top
         self.folder = model.folder
+        self.files = model.files
         self.config = model.config
         self.infos = reader.infos
         self.flat = reader.flat
@@ -74,35 +73,70 @@ class Adapter(ABC):
 
     @classmethod
     @abstractmethod
-    def recognises(cls, config: Mapping[str, Any]) -> bool:
-        """Whether a folder with this config.json is of this kind."""
+    def recognises(cls, path: Path) -> bool:
+        """Whether a model's folder or file is of this kind."""
 
-    def open(self, folder: Path) -> Checkpoint:
+    def open(self, path: Path) -> Model:
         """A parent's tensors under the names that all parents share; headers only."""
-        return Checkpoint(folder)
+        return Checkpoint(path)
+
+    def lora(self, model: Model, path: Path, scale: float = 1.0) -> Model:
+        """The model with a LoRA on top."""
+        return View(model, LoraReader(model, path, scale))
+
+    def lora_base(self, path: Path) -> str | None:
+        """The model that a LoRA says it was trained on."""
+        return recorded_base(path)
+
+    def components(self, model: Model) -> Collection[str]:
+        """What can be taken from one parent whole: the first words of tensor names, and parts without tensors."""
+        return dict.fromkeys(component(name) for name in model.infos)
+
+    def whole(self, models: Mapping[str, Model], carrier: str) -> Mapping[str, str]:
+        """Component -> the parent that it is taken from, of those that this kind of model does not mix unless told to."""
+        return {}
 
     @abstractmethod
     def blocks(self, model: Model) -> Mapping[str, Place]:
         """Where each tensor stands: its layer and component."""
+
+    def sketch(self, layers: int | None) -> Mapping[str, Place] | None:
+        """Where tensors would stand in a model that is not here, by its number of layers; None when that can't be told."""
+        return None
 
     def vocabulary(self, model: Model) -> Mapping[str, int]:
         """Tensor name -> dimension that counts tokens, for kinds of models that have tokens."""
         return {}
 
     @abstractmethod
-    def check(self, models: Mapping[str, Model], reference: str, stacked: bool = False) -> Sequence[str]:
+    def check(
+        self, models: Mapping[str, Model], reference: str, *, stacked: bool = False, whole: Mapping[str, str] = {}
+    ) -> Sequence[str]:
         """Raise MisfitError unless the parents can be merged, tensor by tensor; returns what is odd but allowed.
 
-        stacked: layers are taken from here and there, so that the number of layers may differ.
+        stacked: layers are taken from here and there, so that the number of layers may differ. whole: components that are
+        one parent's (component -> label), so that the others may have other ones, or none.
         """
 
     @abstractmethod
-    def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
-        """Bring a checkpoint to life."""
+    def load(self, recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.dtype) -> LoadedModel:
+        """Bring to life what the recipe's child will be: built by the carrier's files, and by those of the parents that
+        whole components come from. Its weights are any parent's, until `Live` writes the child's.
+        """
 
     @abstractmethod
     def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[Any]:
         """One answer per prompt, in the order of the prompts: texts, or RGB pictures (PIL)."""
+
+    def refuse_unknown(self, whole: Mapping[str, str], models: Mapping[str, Model]) -> None:
+        """Raise UsageError unless every component that is taken whole is there."""
+        for name, label in whole.items():
+            known = self.components(models[label])
+            if name not in known:
+                raise UsageError(
+                    f"component '{name}' is to be taken from '{label}', which has none{nearest(name, known)}; "
+                    f"it has {', '.join(known)}"
+                )
 
     def layers(self, models: Mapping[str, Model]) -> dict[str, dict[str, int | None]]:
         """Label -> tensor name -> number of its layer."""

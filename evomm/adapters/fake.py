@@ -9,15 +9,15 @@ Its checkpoint holds vectors ``layers.N.weight`` of one length K and a config wi
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evomm.adapters.base import Adapter, LoadedModel, Model
 from evomm.adapters.generation import Generation
-from evomm.checkpoints.reader import Checkpoint
+from evomm.checkpoints.reader import read_json
 from evomm.genome.blocks import Place
 from evomm.merge.plan import refuse_misfits
+from evomm.merge.recipe import Recipe
 
 
 class FakeAdapter(Adapter):
@@ -26,24 +26,26 @@ class FakeAdapter(Adapter):
     name = "fake"
 
     @classmethod
-    def recognises(cls, config: Mapping[str, Any]) -> bool:
+    def recognises(cls, path: Path) -> bool:
         """By its model type."""
-        return config.get("model_type") == "evomm-fake"
+        return (path / "config.json").exists() and read_json(path / "config.json").get("model_type") == "evomm-fake"
 
     def blocks(self, model: Model) -> Mapping[str, Place]:
         """One layer per vector."""
         return {name: Place(int(name.split(".")[1]), "mlp") for name in model.infos}
 
-    def check(self, models: Mapping[str, Model], reference: str, stacked: bool = False) -> Sequence[str]:
+    def check(
+        self, models: Mapping[str, Model], reference: str, *, stacked: bool = False, whole: Mapping[str, str] = {}
+    ) -> Sequence[str]:
         """Names and shapes must agree."""
         if not stacked:
-            refuse_misfits({label: model.infos for label, model in models.items()}, reference)
+            refuse_misfits({label: model.infos for label, model in models.items()}, reference, whole)
         return ()
 
-    def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
+    def load(self, recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.dtype) -> LoadedModel:
         """Copies of the vectors, in memory."""
-        checkpoint = Checkpoint(folder)
-        targets = {name: checkpoint.read(name).to(device, dtype, copy=True) for name in checkpoint.infos}
+        carrier = models[recipe.carrier]
+        targets = {name: carrier.read(name).to(device, dtype, copy=True) for name in carrier.infos}
         return LoadedModel(targets, parts=None)
 
     def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:

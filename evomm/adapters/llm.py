@@ -15,10 +15,11 @@ import torch
 from evomm.adapters.base import Adapter, LoadedModel, Model
 from evomm.adapters.generation import Generation, TextGeneration, expect
 from evomm.checkpoints.digest import file_digest
-from evomm.checkpoints.reader import Checkpoint, TensorInfo
+from evomm.checkpoints.reader import Checkpoint, TensorInfo, read_json
 from evomm.errors import DamagedFile, MisfitError
 from evomm.genome.blocks import Place
 from evomm.merge.plan import refuse_misfits
+from evomm.merge.recipe import Recipe
 
 _NORM = re.compile(r"norm|(^|_)ln($|_|\d)", re.I)
 _ATTENTION = re.compile(r"attn|attention", re.I)
@@ -48,18 +49,19 @@ class LLMAdapter(Adapter):
     name = "llm"
 
     @classmethod
-    def recognises(cls, config: Mapping[str, Any]) -> bool:
-        """Whether the config names a causal language model."""
+    def recognises(cls, path: Path) -> bool:
+        """Whether config.json names a causal language model."""
+        config = read_json(path / "config.json") if (path / "config.json").exists() else {}
         return any("CausalLM" in name or "LMHead" in name for name in config.get("architectures") or ())
 
-    def open(self, folder: Path) -> Checkpoint:
+    def open(self, path: Path) -> Checkpoint:
         """The tensors; a stored copy of a tied head is left out, since the model has only the embeddings.
 
         Raises DamagedFile when config.json is absent or contradicts the tensors.
         """
-        checkpoint = Checkpoint(folder)
+        checkpoint = Checkpoint(path)
         if not checkpoint.config:
-            raise DamagedFile(f"{folder}: no config.json; copy it along with the weights")
+            raise DamagedFile(f"{path}: no config.json; copy it along with the weights")
         _untie(checkpoint)
         _refuse_contradiction(checkpoint)
         return checkpoint
@@ -68,6 +70,13 @@ class LLMAdapter(Adapter):
         """Layer number and component of each tensor, from its name."""
         prefix = _layer_prefix(model.infos)
         return {name: _place(name, prefix) for name in model.infos}
+
+    def sketch(self, layers: int | None) -> Mapping[str, Place] | None:
+        """A decoder of so many layers."""
+        if layers is None:
+            return None
+        inner = {f"layers.{i}.{part}": Place(i, part) for i in range(layers) for part in ("attention", "mlp", "rest")}
+        return {**inner, **{part: Place(None, part) for part in ("embeddings", "rest", "head")}}
 
     def vocabulary(self, model: Model) -> Mapping[str, int]:
         """Embeddings and head have a row for each token; a head's bias an element."""
@@ -79,7 +88,9 @@ class LLMAdapter(Adapter):
             if places[name].component in {"embeddings", "head"} and info.shape and info.shape[0] in rows
         }
 
-    def check(self, models: Mapping[str, Model], reference: str, stacked: bool = False) -> Sequence[str]:
+    def check(
+        self, models: Mapping[str, Model], reference: str, *, stacked: bool = False, whole: Mapping[str, str] = {}
+    ) -> Sequence[str]:
         """Same kind of model, same tensors, same shapes; differing tokenizers and rotary settings are told."""
         expected = models[reference]
         others = {label: model for label, model in models.items() if label != reference}
@@ -90,7 +101,7 @@ class LLMAdapter(Adapter):
                     "merge models of one architecture"
                 )
         if not stacked:
-            refuse_misfits({label: model.infos for label, model in models.items()}, reference)
+            refuse_misfits({label: model.infos for label, model in models.items()}, reference, whole)
         odd = [
             f"'{label}' has {key} {theirs!r}, '{reference}' has {ours!r}; the child gets one of them"
             for label, other in others.items()
@@ -98,11 +109,11 @@ class LLMAdapter(Adapter):
         ]
         return [*odd, *_tokenizer_differences(expected, others, reference)]
 
-    def load(self, folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
+    def load(self, recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.dtype) -> LoadedModel:
         """The model in evaluation mode and its tokenizer, padded on the left."""
         from evomm.adapters import llm_model
 
-        return llm_model.load(folder, device, dtype)
+        return llm_model.load(models[recipe.carrier].folder, device, dtype)
 
     def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
         """Greedy answers without the prompt; batches hold prompts of like length, the longest first."""

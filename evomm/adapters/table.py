@@ -12,11 +12,11 @@ from evomm.errors import MisfitError
 ADAPTERS: Mapping[str, type[Adapter]] = {"llm": LLMAdapter, "fake": FakeAdapter}
 
 
-def detect(folder: Path) -> Adapter:
-    """The adapter of a model folder, from its config.json."""
-    config = Checkpoint(folder).config
+def detect(path: Path) -> Adapter:
+    """The adapter of a model, from what its folder or file says of itself."""
     for adapter in ADAPTERS.values():
-        if adapter.recognises(config):
+        if adapter.recognises(path):
             return adapter()
+    config = Checkpoint(path).config  # says what is wrong, when it is no model at all
     kind = config.get("architectures") or config.get("model_type") or "no config.json"
-    raise MisfitError(f"{folder}: no adapter for this kind of model ({kind}); there are: {', '.join(ADAPTERS)}")
+    raise MisfitError(f"{path}: no adapter for this kind of model ({kind}); there are: {', '.join(ADAPTERS)}")

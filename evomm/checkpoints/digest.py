@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from evomm.checkpoints.reader import Checkpoint
+from evomm.checkpoints.reader import FileReader
 
 
 def file_digest(path: Path) -> str:
@@ -12,7 +12,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checkpoint_digest(checkpoint: Checkpoint) -> str:
+def checkpoint_digest(checkpoint: FileReader) -> str:
     """One SHA-256 for a model: over ``name digest`` lines of its weight files and its config, in file order."""
     files = [*checkpoint.files, *(p for p in [checkpoint.folder / "config.json"] if p.exists())]
     lines = "".join(f"{path.name} {file_digest(path)}\n" for path in files)

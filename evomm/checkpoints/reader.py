@@ -5,7 +5,7 @@ Format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSO
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +77,20 @@ class TensorReader(Protocol):
 
     def read(self, name: str) -> Tensor:
         """The whole tensor; the caller must not write into it."""
+        ...
+
+
+class FileReader(TensorReader, Protocol):
+    """Tensors that are in files."""
+
+    @property
+    def folder(self) -> Path:
+        """Where config and tokenizer are."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What holds the tensors."""
         ...
 
 

@@ -6,6 +6,7 @@ An adapter says where each tensor stands (`Place`); a `Grouping` says what share
     by: layer, size: 4    layers.0-3, layers.4-7, ...
     by: component         attention, mlp, rest
     by: layer+component   layers.0.attention, layers.0.mlp, ...
+    least: 0.02           blocks with less than 2% of the parameters share one block, called small
     patterns: {early: ["model.layers.[0-3].*"], late: ["*"]}      one's own; the first that matches counts
 
 With ``apart`` embeddings and head are blocks of their own; otherwise they belong to the rest.
@@ -22,15 +23,18 @@ from evomm.errors import UsageError
 from evomm.merge.recipe import Block
 from evomm.plain import Plain
 
-Component = Literal["attention", "mlp", "rest", "embeddings", "head"]
-
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands in its model: the layer's number (None outside of the layers) and the component."""
+    """Where a tensor stands in its model.
+
+    layer: its number, None outside of the layers. component: such as attention. name: what the field calls the layer, or the
+    part outside of the layers, when it is not ``layers.N`` and ``rest``.
+    """
 
     layer: int | None
     component: str
+    name: str | None = None
 
 
 class Grouping(Plain):
@@ -39,27 +43,36 @@ class Grouping(Plain):
     by: Literal["all", "layer", "component", "layer+component"] = "all"
     size: int = Field(default=1, ge=1)
     apart: bool = False
+    least: float = Field(default=0.0, ge=0.0, lt=1.0)
     patterns: Mapping[str, tuple[str, ...]] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.patterns is not None and self.model_fields_set - {"patterns"}:
-            raise ValueError("give either patterns of your own, or by / size / apart, not both")
+            raise ValueError("give either patterns of your own, or by / size / apart / least, not both")
         if self.size != 1 and "layer" not in self.by:
             raise ValueError(f"size groups layers, so it needs by: layer or layer+component, not {self.by}")
         return self
 
 
-def group(places: Mapping[str, Place], grouping: Grouping) -> tuple[Block, ...]:
+def group(places: Mapping[str, Place], grouping: Grouping, sizes: Mapping[str, int] | None = None) -> tuple[Block, ...]:
     """The blocks of a model, each with glob patterns that match its tensors and no others; no tensor is left over.
+
+    Args:
+        sizes: number of elements of each tensor; needed where `Grouping.least` is not 0.
 
     Raises UsageError when patterns of one's own match nothing, or leave tensors out.
     """
     if grouping.patterns is not None:
         return _by_patterns(places, grouping.patterns)
     members: dict[str, list[str]] = {}
+    names = _layer_names(places)
     for tensor, place in sorted(places.items(), key=lambda item: _order(item[1])):
-        members.setdefault(_block_name(place, grouping), []).append(tensor)
+        members.setdefault(_block_name(place, grouping, names), []).append(tensor)
+    if grouping.least:
+        if sizes is None:
+            raise UsageError("grouping with `least` needs the model's headers, which are not here")
+        members = _collected(members, grouping.least, sizes)
     return tuple(Block(name=name, tensors=globs(names, places)) for name, names in members.items())
 
 
@@ -81,18 +94,38 @@ def globs(members: Iterable[str], everything: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _block_name(place: Place, grouping: Grouping) -> str:
-    if grouping.apart and place.component in {"embeddings", "head"}:
+def _layer_names(places: Mapping[str, Place]) -> dict[int, str]:
+    return {place.layer: place.name for place in places.values() if place.layer is not None and place.name is not None}
+
+
+def _collected(members: Mapping[str, list[str]], least: float, sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """Blocks that hold less than a share of the parameters become one, at the end; a single one stays what it is."""
+    held = {block: sum(sizes[name] for name in names) for block, names in members.items()}
+    small = [block for block, count in held.items() if count < least * sum(held.values())]
+    if len(small) < 2:
+        return dict(members)
+    together = [name for block in small for name in members[block]]
+    return {**{block: names for block, names in members.items() if block not in small}, "small": together}
+
+
+def _block_name(place: Place, grouping: Grouping, layer_names: Mapping[int, str]) -> str:
+    outside = place.component in {"embeddings", "head"}
+    if grouping.apart and outside:
         return place.component
-    component = place.component if place.component in {"attention", "mlp"} else "rest"
+    component = "rest" if outside else place.component
     if grouping.by == "all":
         return "all"
     if grouping.by == "component":
         return component
     if place.layer is None:
-        return "rest"
+        return place.name or "rest"
     first = place.layer - place.layer % grouping.size
-    span = f"layers.{first}" if grouping.size == 1 else f"layers.{first}-{first + grouping.size - 1}"
+    last = first + grouping.size - 1
+    if layer_names:
+        ends = [layer_names[first], layer_names[min(last, max(layer_names))]]
+        span = "-".join(dict.fromkeys(ends))
+    else:
+        span = f"layers.{first}" if grouping.size == 1 else f"layers.{first}-{last}"
     return span if grouping.by == "layer" else f"{span}.{component}"
 
 

@@ -107,7 +107,7 @@ class Engine:
 
     def _pieces(self, recipe: Recipe, job: Job) -> Pieces:
         """In the job's dtype; a piece is overwritten by the next."""
-        method = METHODS[recipe.method]
+        method = METHODS[job.method]
         values = self._values(job)
         whole = self._whole(recipe, method, job)
         out = torch.empty(0, dtype=job.info.dtype, device=self._device)

@@ -1,7 +1,7 @@
 """From a recipe and headers to the child's tensors: what each is called, where it comes from, and its coefficients."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from evomm.checkpoints.reader import TensorInfo, TensorReader
@@ -26,7 +26,7 @@ class Job:
         labels: the parents whose values the method gets, in order.
         base: the label that task vectors start from, for methods on task vectors.
         sources: label -> the tensor's name in that parent (the base's too).
-        arguments: the method's.
+        method: by name, and its arguments.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Job:
     labels: tuple[str, ...]
     base: str | None
     sources: Mapping[str, str]
+    method: str
     arguments: Mapping[str, float | bool | tuple[float, ...]]
 
 
@@ -47,7 +48,7 @@ def plan(recipe: Recipe, readers: Readers, layers: Layers | None = None) -> tupl
     slices that ask for layers which are not there, or a block that names too many or too few parents.
     """
     if not recipe.slices and all(block.parents is None for block in recipe.blocks):
-        refuse_misfits({label: readers[label].infos for label in recipe.parents}, recipe.carrier)
+        refuse_misfits({label: readers[label].infos for label in recipe.parents}, recipe.carrier, recipe.components)
     jobs = tuple(_jobs(recipe, readers, layers))
     _refuse_job_misfits(jobs, readers)
     return jobs
@@ -56,8 +57,13 @@ def plan(recipe: Recipe, readers: Readers, layers: Layers | None = None) -> tupl
 def _jobs(recipe: Recipe, readers: Readers, layers: Layers | None) -> Iterator[Job]:
     if not recipe.slices:
         for name in readers[recipe.carrier].infos:
-            yield _job(recipe, readers, name, dict.fromkeys(recipe.parents, name), recipe.mixed)
+            if component(name) not in recipe.components:
+                yield _job(recipe, readers, name, dict.fromkeys(recipe.parents, name), recipe.mixed)
+        for whole, label in recipe.components.items():
+            yield from (_taken(recipe, readers, name, label) for name in readers[label].infos if component(name) == whole)
         return
+    if recipe.components:
+        raise UsageError("a recipe has either slices or components that are taken whole, not both")
     if layers is None:
         raise UsageError("a recipe with slices needs a model whose layers are known; this one has none")
     carried = layers[recipe.carrier]
@@ -112,7 +118,20 @@ def _job(recipe: Recipe, readers: Readers, name: str, sources: Mapping[str, str]
         raise MisfitError(f"'{name}' is not in '{values[0]}'; merge models of one architecture, size and vocabulary")
     wanted = DTYPE_NAMES[recipe.dtype] if recipe.dtype else first.dtype
     dtype = wanted if first.dtype.is_floating_point else first.dtype
-    return Job(name, TensorInfo(dtype, first.shape), values, anchor, used, recipe.arguments(name, values))
+    return Job(name, TensorInfo(dtype, first.shape), values, anchor, used, recipe.method, recipe.arguments(name, values))
+
+
+def _taken(recipe: Recipe, readers: Readers, name: str, label: str) -> Job:
+    """A tensor of a component that is one parent's."""
+    info = readers[label].infos[name]
+    dtype = DTYPE_NAMES[recipe.dtype] if recipe.dtype and info.dtype.is_floating_point else info.dtype
+    alone = Recipe(method="linear", parents={label: recipe.parents[label]})
+    return Job(name, TensorInfo(dtype, info.shape), (label,), None, {label: name}, "linear", alone.arguments(name))
+
+
+def component(name: str) -> str:
+    """The part of a model that a tensor belongs to: ``vae.decoder.conv_in.weight`` -> ``vae``."""
+    return name.partition(".")[0]
 
 
 def renumber(name: str, old: int, new: int) -> str:
@@ -120,9 +139,12 @@ def renumber(name: str, old: int, new: int) -> str:
     return re.sub(rf"(^|\.){old}\.", rf"\g<1>{new}.", name, count=1)
 
 
-def refuse_misfits(infos: Mapping[str, Mapping[str, TensorInfo]], reference: str) -> None:
-    """Raise MisfitError unless every parent has the reference's tensors, in its shapes."""
-    expected = infos[reference]
+def refuse_misfits(infos: Mapping[str, Mapping[str, TensorInfo]], reference: str, whole: Collection[str] = frozenset()) -> None:
+    """Raise MisfitError unless every parent has the reference's tensors, in its shapes, but for components taken whole."""
+    mixed = {
+        label: {name: info for name, info in found.items() if component(name) not in whole} for label, found in infos.items()
+    }
+    expected, infos = mixed[reference], mixed
     misfits = [message for label, found in infos.items() if label != reference for message in _misfits(label, found, expected)]
     _refuse(misfits, reference)
 

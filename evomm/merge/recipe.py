@@ -35,13 +35,20 @@ DtypeName = Literal["float16", "bfloat16", "float32"]
 class Source(Plain):
     """Where a parent comes from.
 
-    model: a zoo name, folder or hub id. lora: a LoRA adapter (peft's format; folder or hub id) that is put on top of it.
+    model: a zoo name, folder, single-file checkpoint or hub id. lora: a LoRA that is put on top of it. scale: of the LoRA.
     digest: of its files, checked before merging when given.
     """
 
     model: str
     lora: str | None = None
+    scale: float = 1.0
     digest: str | None = None
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        if self.scale != 1.0 and self.lora is None:
+            raise ValueError(f"scale {self.scale:g} is of a LoRA, and '{self.model}' is given without one")
+        return self
 
 
 class Block(Plain):
@@ -93,7 +100,9 @@ class Recipe(Plain):
     dtype: of the child; that of the first parent when absent. seed: of the random masks. tokenizer: label of the parent
     whose config and tokenizer files the child gets; the base, or else the first parent, when absent. slices: the child's
     layers in order; layer by layer as in the parents when absent. vocabulary: how parents with different tokens are aligned.
-    chat_template: of the child, as Jinja text; the carrier's when absent.
+    chat_template: of the child, as Jinja text; the carrier's when absent. components: component (the first word of its
+    tensors' names, such as vae) -> label of the parent that it is taken from whole; the others are mixed. generation: how the
+    child is meant to be asked, such as the number of steps of a few-step model.
     """
 
     method: str
@@ -107,6 +116,8 @@ class Recipe(Plain):
     slices: tuple[Slice, ...] = ()
     vocabulary: Vocabulary | None = None
     chat_template: str | None = None
+    components: Mapping[str, str] = Field(default_factory=dict)
+    generation: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
 
     @field_validator("method")
     @classmethod
@@ -143,6 +154,7 @@ class Recipe(Plain):
                 yield f"base of block '{block.name}'", block.base
         for part in self.slices:
             yield from (("parent of a slice", label) for label in part.layers)
+        yield from ((f"owner of component '{name}'", label) for name, label in self.components.items())
 
     @property
     def mixed(self) -> tuple[str, ...]:

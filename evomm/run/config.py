@@ -18,6 +18,8 @@ from evomm.plain import Plain, load_yaml, parse, read_text
 from evomm.search.base import Settings
 from evomm.search.table import SEARCHERS
 
+MIXED = "mixed"  # of a component: not taken whole
+
 
 class SearchConfig(Settings):
     """The searcher by name, and its settings."""
@@ -40,10 +42,20 @@ class Limits(Plain):
     test: int | None = Field(default=None, ge=1)
 
 
+class Given(Plain):
+    """A parent with a LoRA: model (the run's base when absent), and the LoRA that is put on it."""
+
+    lora: str
+    model: str | None = None
+    scale: float = 1.0
+
+
 class EvolveConfig(Plain):
     """A run.
 
-    parents: label -> model (zoo name, folder or hub id). base: the common ancestor, for methods on task vectors.
+    parents: label -> model (zoo name, folder, file or hub id), or a LoRA and what it is put on; the weight of a LoRA's task
+    vector is its scale. base: the common ancestor, for methods on task vectors. components: part of the model -> label of the
+    parent that it is taken from whole, or "mixed". generation: how candidates are asked, where the task's way is not meant.
     fixed: method parameters that are not searched. genes: those that are. baseline: a searcher that gets the same
     budget, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
     dtype: of the child. device and compute: where and in which dtype candidates are run. batch: prompts at a time.
@@ -53,8 +65,10 @@ class EvolveConfig(Plain):
     adapter: str
     task: str
     method: str
-    parents: Mapping[str, str] = Field(min_length=1)
+    parents: Mapping[str, str | Given] = Field(min_length=1)
     base: str | None = None
+    components: Mapping[str, str] = Field(default_factory=dict)
+    generation: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
     genes: tuple[GeneRule, ...] = Field(min_length=1)
     fixed: Mapping[str, Value] = Field(default_factory=dict)
     grouping: Grouping = Grouping()
@@ -77,6 +91,14 @@ class EvolveConfig(Plain):
             raise ValueError(f"unknown method '{self.method}'{nearest(self.method, METHODS)}")
         for label in {"child", "uniform", "random"} & set(self.parents):
             raise ValueError(f"parent '{label}': that is what results are called; give it another label")
+        if MIXED in self.parents:
+            raise ValueError(f"parent '{MIXED}': that is what mixed components are called; give it another label")
+        for name, label in self.components.items():
+            if label != MIXED and label not in self.models:
+                raise ValueError(f"component '{name}': '{label}' is no parent{nearest(label, [*self.models, MIXED])}")
+        homeless = next((n for n, p in self.parents.items() if isinstance(p, Given) and p.model is None), None)
+        if homeless is not None and self.base is None:
+            raise ValueError(f"parent '{homeless}': a LoRA needs the model that it is put on, as `model: ...`, or a base")
         if self.base is not None and "base" in self.parents:
             raise ValueError("'base' is the label of the base; give the parent another label")
         population = self.search.population
@@ -86,19 +108,27 @@ class EvolveConfig(Plain):
         return self
 
     @property
-    def models(self) -> dict[str, str]:
-        """Label -> model, the base first."""
-        return {**({"base": self.base} if self.base else {}), **self.parents}
+    def models(self) -> dict[str, Source]:
+        """Label -> where it comes from, the base first."""
+        given = {**({"base": self.base} if self.base else {}), **self.parents}
+        return {label: self._source(parent) for label, parent in given.items()}
+
+    def _source(self, parent: str | Given) -> Source:
+        if isinstance(parent, str):
+            return Source(model=parent)
+        return Source(model=parent.model or self.base or "", lora=parent.lora, scale=parent.scale)
 
     def template(self) -> Recipe:
-        """The recipe that genes are written into."""
+        """The recipe that genes are written into; components that the adapter does not mix are not in it yet."""
         return Recipe(
             method=self.method,
-            parents={label: Source(model=model) for label, model in self.models.items()},
+            parents=self.models,
             base="base" if self.base else None,
             parameters=dict(self.fixed),
             dtype=self.dtype,
             seed=self.seed,
+            components={name: label for name, label in self.components.items() if label != MIXED},
+            generation=dict(self.generation),
         )
 
     @classmethod

@@ -15,20 +15,21 @@ import yaml
 from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
 from evomm.checkpoints.locate import is_hub_id, locate
-from evomm.checkpoints.reader import Checkpoint
 from evomm.errors import MissingFile
 from evomm.fitness.table import load_task
-from evomm.genome.blocks import Place, group
+from evomm.genome.blocks import group
 from evomm.genome.space import make_space
 from evomm.merge.mergekit.document import Document
 from evomm.merge.mergekit.resolve import resolve
 from evomm.merge.plan import plan
-from evomm.merge.recipe import DTYPE_NAMES, Recipe, Source
+from evomm.merge.recipe import DTYPE_NAMES, Block, Recipe, Source
 from evomm.plain import Plain, parse
 from evomm.resources import resource
 from evomm.run.config import EvolveConfig
 from evomm.run.evaluate import device
 from evomm.run.make import Workshop
+from evomm.run.parents import open_parent
+from evomm.run.setup import complete, mixed_blocks
 
 _WORKING = 1_000_000_000  # interpreter, libraries, activations of a small batch
 _CHUNKS = 4  # copies of the largest tensor that loading and live merging may hold
@@ -89,12 +90,16 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     found.missing += [f"data of task '{config.task}': {path.name} (see {config.task}.yaml)" for path in task.missing()]
     template = config.template()
     parameters, largest = _count(here, config.models, found)
+    blocks: tuple[Block, ...] | None = None
     if set(here) == set(config.models):
-        found.notes += adapter.check(here, template.carrier)
+        template = complete(config, adapter, here)
+        found.notes += adapter.check(here, template.carrier, whole=template.components)
         plan(template, here)
-    places = _places(adapter, here, config.models, template.carrier)
-    if places is not None:
-        blocks = group(places, config.grouping)
+        blocks = mixed_blocks(adapter, here[template.carrier], template, config.grouping)
+    elif not config.grouping.least:  # which depends on sizes
+        places = adapter.sketch(_layers(config.models))
+        blocks = group(places, config.grouping) if places else None
+    if blocks is not None:
         found.genes = len(make_space(blocks, template.mixed, config.method, config.genes).genes)
     resident = parameters * DTYPE_NAMES[config.compute].itemsize
     _fill(found, resident + _CHUNKS * largest * 4 + _WORKING, parameters * DTYPE_NAMES[config.dtype].itemsize, out, config)
@@ -139,7 +144,7 @@ def _merge_bytes(
 ) -> int:
     """Bytes of a child; what is missing or odd goes into the estimate."""
     here = [_find(name, beside, found) for s in sources.values() for name in (s.model, s.lora) if name is not None]
-    _licences(found, {label: source.model for label, source in sources.items()})
+    _licences(found, sources)
     if reference is None or compiled is None:
         return 0
     if None in here:
@@ -147,7 +152,8 @@ def _merge_bytes(
     adapter, models = Workshop(beside).open(sources, reference)
     recipe = compiled(models, adapter)
     aligned, alignment = adapter.aligned(recipe, models)
-    found.notes += adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices))
+    adapter.refuse_unknown(recipe.components, aligned)
+    found.notes += adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices), whole=recipe.components)
     found.notes += alignment.warnings if alignment else ()
     return sum(job.info.nbytes for job in plan(recipe, aligned, adapter.layers(aligned)))
 
@@ -163,13 +169,15 @@ def _card_bytes(sources: Mapping[str, Source], found: Estimate) -> int:
     return 0
 
 
-def _open(models: Mapping[str, str], beside: Path, adapter: Adapter, found: Estimate) -> dict[str, Checkpoint]:
+def _open(sources: Mapping[str, Source], beside: Path, adapter: Adapter, found: Estimate) -> dict[str, Model]:
     here = {}
-    for label, model in models.items():
-        folder = _find(model, beside, found)
-        if folder is not None:
-            here[label] = adapter.open(folder)
-    _licences(found, models)
+    for label, source in sources.items():
+        paths = {name: _find(name, beside, found) for name in (source.model, source.lora) if name is not None}
+        if all(paths.values()):
+            parent = open_parent(adapter, source, lambda name: locate(name, beside, download=False))
+            found.notes += [parent.note] if parent.note else []
+            here[label] = parent.model
+    _licences(found, sources)
     return here
 
 
@@ -179,44 +187,39 @@ def _find(model: str, beside: Path, found: Estimate) -> Path | None:
     except MissingFile:
         name, _, revision = model.partition("@")
         how = f"`hf download {name}{' --revision ' + revision if revision else ''}`" if is_hub_id(model) else "no such folder"
-        found.missing.append(f"{model} ({how})")
+        told = f"{model} ({how})"
+        if told not in found.missing:
+            found.missing.append(told)
         return None
 
 
-def _licences(found: Estimate, models: Mapping[str, str]) -> None:
+def _licences(found: Estimate, sources: Mapping[str, Source]) -> None:
     known = cards()
-    for label, model in models.items():
-        card = known.get(model.partition("@")[0])
+    for label, source in sources.items():
+        card = known.get((source.lora or source.model).partition("@")[0])
         if card is not None:
             found.licences[label] = card.licence
 
 
-def _count(here: Mapping[str, Checkpoint], models: Mapping[str, str], found: Estimate) -> tuple[int, int]:
+def _count(here: Mapping[str, Model], sources: Mapping[str, Source], found: Estimate) -> tuple[int, int]:
     """(parameters, elements of the largest tensor) of the child; from a card when no parent is here."""
     for checkpoint in here.values():
         sizes = [info.numel for info in checkpoint.infos.values()]
         return sum(sizes), max(sizes)
     known = cards()
-    for model in models.values():
-        card = known.get(model.partition("@")[0])
+    for source in sources.values():
+        card = known.get(source.model.partition("@")[0])
         if card is not None and card.parameters:
             return card.parameters, card.parameters // 50  # embeddings of a 7B are 2% of it
     found.notes.append("sizes are unknown until a parent is here; memory and disk are counted without the model")
     return 0, 0
 
 
-def _places(
-    adapter: Adapter, here: Mapping[str, Checkpoint], models: Mapping[str, str], carrier: str
-) -> Mapping[str, Place] | None:
-    """Where tensors stand: from the headers, or, for a missing parent, a decoder of as many layers as its card says."""
-    if here:
-        return adapter.blocks(here.get(carrier, next(iter(here.values()))))
+def _layers(sources: Mapping[str, Source]) -> int | None:
+    """Of a parent that is not here, from its card."""
     known = cards()
-    layers = next((c.layers for m in models.values() if (c := known.get(m.partition("@")[0])) and c.layers), None)
-    if layers is None:
-        return None
-    inner = {f"layers.{i}.{part}": Place(i, part) for i in range(layers) for part in ("attention", "mlp", "rest")}
-    return {**inner, **{part: Place(None, part) for part in ("embeddings", "rest", "head")}}
+    found = (known.get(source.model.partition("@")[0]) for source in sources.values())
+    return next((card.layers for card in found if card and card.layers), None)
 
 
 def _fill(found: Estimate, memory: int, disk: int, out: Path, config: EvolveConfig | None) -> None:

@@ -18,12 +18,14 @@ from evomm.run.setup import Setup
 class Evaluator:
     """One model in memory that becomes candidate after candidate.
 
-    The model is loaded when the first recipe comes: a run that only replays its store loads nothing.
+    The model is loaded when the first recipe comes: a run that only replays its store loads nothing. A recipe that is built
+    by other files (a parent with a tokenizer of its own) is loaded anew, so that parents are asked in their own way.
     """
 
     def __init__(self, setup: Setup) -> None:
-        self.engine = Engine(setup.checkpoints, threads=setup.config.threads)
+        self.engine = Engine(setup.models, threads=setup.config.threads)
         self._setup = setup
+        self._built_by: object = None
         self._loaded: tuple[LoadedModel, Live] | None = None
 
     def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[Any]]:
@@ -32,11 +34,9 @@ class Evaluator:
         Raises EvaluationError when the candidate cannot be scored (out of memory, NaN); other errors are the run's.
         """
         setup = self._setup
-        if self._loaded is None:
-            self._loaded = self._load()
-        model, live = self._loaded
+        model, live = self._load(recipe)
         examples = setup.task.examples(split, getattr(setup.config.limits, split))
-        options = setup.task.options(setup.config.batch)
+        options = setup.task.options(setup.config.batch, recipe.generation)
         live.write(recipe)
         try:
             answers = setup.adapter.generate(model, setup.task.prompts(examples), options)
@@ -44,13 +44,16 @@ class Evaluator:
         except (RuntimeError, ValueError, ArithmeticError) as error:
             raise EvaluationError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
 
-    def _load(self) -> tuple[LoadedModel, Live]:
+    def _load(self, recipe: Recipe) -> tuple[LoadedModel, Live]:
         config, setup = self._setup.config, self._setup
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)  # of this process; also part of what makes scores repeat to the bit
-        folder = setup.folders[setup.codec.template.carrier]
-        model = setup.adapter.load(folder, device(config.device), DTYPE_NAMES[config.compute])
-        return model, Live(self.engine, model.targets)
+        built_by = (recipe.carrier, recipe.components)
+        if self._loaded is None or self._built_by != built_by:
+            if config.threads is not None:
+                torch.set_num_threads(config.threads)  # of this process; also part of what makes scores repeat to the bit
+            self._loaded = None  # one model at a time
+            model = setup.adapter.load(recipe, setup.models, device(config.device), DTYPE_NAMES[config.compute])
+            self._loaded, self._built_by = (model, Live(self.engine, model.targets)), built_by
+        return self._loaded
 
 
 def device(name: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from evomm.adapters.base import Model
 from evomm.adapters.table import detect
-from evomm.checkpoints.reader import Checkpoint
 from evomm.genome.blocks import Grouping, group
 from evomm.merge.recipe import Block
 from evomm.merge.whole import PIECE
@@ -39,11 +39,12 @@ def look(folders: Sequence[Path], grouping: Grouping) -> list[Row]:
     checkpoints = {str(i): adapter.open(folder) for i, folder in enumerate(folders)}
     if len(checkpoints) > 1:
         adapter.check(checkpoints, "0")
-    blocks = group(adapter.blocks(checkpoints["0"]), grouping)
+    sizes = {name: info.numel for name, info in checkpoints["0"].infos.items()}
+    blocks = group(adapter.blocks(checkpoints["0"]), grouping, sizes)
     return [_row(block, list(checkpoints.values())) for block in blocks]
 
 
-def _row(block: Block, models: Sequence[Checkpoint]) -> Row:
+def _row(block: Block, models: Sequence[Model]) -> Row:
     names = [name for name in models[0].infos if block.matches(name)]
     others = range(1, len(models))
     gram = {(i, j): 0.0 for i in range(len(models)) for j in range(i, len(models))}

@@ -6,14 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from evomm.adapters.base import Adapter, Model, View
+from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import detect
-from evomm.checkpoints.digest import checkpoint_digest
 from evomm.checkpoints.locate import locate, reference
-from evomm.checkpoints.lora import LoraReader, recorded_base
-from evomm.checkpoints.reader import Checkpoint
 from evomm.checkpoints.writer import SHARD_BYTES, refuse_taken
-from evomm.errors import DamagedFile
 from evomm.merge.apply import Written
 from evomm.merge.engine import Engine
 from evomm.merge.mergekit.document import Document
@@ -22,6 +18,7 @@ from evomm.merge.mergekit.resolve import resolve
 from evomm.merge.mergekit.stages import stages
 from evomm.merge.recipe import Recipe, Source
 from evomm.plain import load_yaml_all, read_text
+from evomm.run.parents import open_parent, refuse_other
 
 MERGEKIT_FILE = "mergekit_config.yml"  # mergekit's own name for it
 
@@ -89,24 +86,15 @@ class Workshop:
 
     def open(self, sources: Mapping[str, Source], reference: str) -> tuple[Adapter, dict[str, Model]]:
         """The parents, with their LoRAs on top, and the adapter of their kind."""
-        folders = {label: self._locate(source.model) for label, source in sources.items()}
-        adapter = detect(folders[reference])
+        adapter = detect(self._locate(sources[reference].model))
         models: dict[str, Model] = {}
         for label, source in sources.items():
-            checkpoint = adapter.open(folders[label])
-            _refuse_other(label, source, checkpoint)
-            models[label] = checkpoint
-            if source.lora is not None:
-                models[label] = View(checkpoint, self._lora(source, checkpoint))
+            parent = open_parent(adapter, source, self._locate)
+            refuse_other(label, parent)
+            if parent.note:
+                self.watch.note(parent.note)
+            models[label] = parent.model
         return adapter, models
-
-    def _lora(self, source: Source, checkpoint: Checkpoint) -> LoraReader:
-        assert source.lora is not None
-        folder = self._locate(source.lora)
-        trained_on = recorded_base(folder)
-        if trained_on is not None and Path(trained_on).name != Path(source.model).name:
-            self.watch.note(f"LoRA '{source.lora}' was trained on '{trained_on}', and is put on '{source.model}'")
-        return LoraReader(checkpoint, folder)
 
     def _found(self, source: Source) -> Source:
         """As the child's recipe names it: folders by their whole path, so that the recipe works from wherever it lies."""
@@ -122,7 +110,8 @@ class Workshop:
     ) -> Written:
         recipe = recipe.model_copy(update={"parents": {label: self._found(s) for label, s in recipe.parents.items()}})
         aligned, alignment = adapter.aligned(recipe, models)
-        odd = adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices))
+        adapter.refuse_unknown(recipe.components, aligned)
+        odd = adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices), whole=recipe.components)
         for warning in (*odd, *(alignment.warnings if alignment else ())):
             self.watch.note(warning)
         self.watch.start(out.name, sum(info.nbytes for info in aligned[recipe.carrier].infos.values()))
@@ -160,11 +149,3 @@ def make_file(path: Path, out: Path, workshop: Workshop) -> Written:
         return replace(workshop, known=known).make_document(last, out, text)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_other(label: str, source: Source, checkpoint: Checkpoint) -> None:
-    if source.digest is not None and checkpoint_digest(checkpoint) != source.digest:
-        raise DamagedFile(
-            f"parent '{label}' ({checkpoint.folder}) is not the one this recipe was made with: its digest differs; "
-            "find the right files, or drop `digest` from the recipe to merge what is there"
-        )

@@ -11,7 +11,7 @@ from evomm.errors import UsageError, nearest
 from evomm.fitness.examples import SPLITS, Example
 from evomm.fitness.score import Score
 from evomm.fitness.table import load_task
-from evomm.merge.recipe import DTYPE_NAMES
+from evomm.merge.recipe import DTYPE_NAMES, Recipe, Source
 from evomm.run.evaluate import device
 
 
@@ -46,8 +46,8 @@ def measure(
     examples = task.examples(next(s for s in SPLITS if s == split), limit)
     folder = locate(model, Path.cwd())
     adapter = detect(folder)
-    adapter.open(folder)  # refuses what should not be loaded, before it is
-    loaded = adapter.load(folder, device(device_name), DTYPE_NAMES[compute])
+    alone = Recipe(method="linear", parents={"model": Source(model=model)})
+    loaded = adapter.load(alone, {"model": adapter.open(folder)}, device(device_name), DTYPE_NAMES[compute])
     options = task.options(batch)
     answers = adapter.generate(loaded, task.prompts(examples), options)
     return Measured(examples, answers, task.score(examples, answers))

@@ -7,42 +7,58 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomm.adapters.base import Adapter
+from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
-from evomm.checkpoints.digest import checkpoint_digest
-from evomm.checkpoints.locate import locate, reference
-from evomm.checkpoints.reader import Checkpoint
+from evomm.checkpoints.locate import locate
 from evomm.errors import DamagedFile
 from evomm.fitness.table import load_task
 from evomm.fitness.task import Task
-from evomm.genome.blocks import group
+from evomm.genome.blocks import Grouping, group
 from evomm.genome.codec import Codec
 from evomm.genome.space import make_space
-from evomm.merge.plan import plan
-from evomm.merge.recipe import Recipe, Source
-from evomm.run.config import EvolveConfig
+from evomm.merge.plan import component, plan
+from evomm.merge.recipe import Block, Recipe
+from evomm.run.config import MIXED, EvolveConfig
+from evomm.run.parents import open_parent
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run, ready to start. checkpoints and folders are by parent label; warnings are what is odd but allowed."""
+    """A run, ready to start. models are by parent label; warnings are what is odd but allowed."""
 
     config: EvolveConfig
     adapter: Adapter
-    folders: Mapping[str, Path]
-    checkpoints: Mapping[str, Checkpoint]
+    models: Mapping[str, Model]
     codec: Codec
     task: Task
     warnings: Sequence[str]
 
     def parent(self, label: str) -> Recipe:
-        """The recipe whose child is this parent, in its own dtype."""
-        return Recipe(method="linear", parents={label: self.codec.template.parents[label]})
+        """The recipe whose child is this parent, in its own dtype; what it does not have at all, the carrier lends."""
+        template = self.codec.template
+        own = self.adapter.components(self.models[label])
+        lent = {name: template.carrier for name in self.adapter.components(self.models[template.carrier]) if name not in own}
+        labels = [label, *dict.fromkeys(lent.values())]
+        return Recipe(
+            method="linear",
+            parents={one: template.parents[one] for one in labels},
+            components={**dict.fromkeys(own, label), **lent} if lent else {},
+            generation=template.generation,
+        )
 
     def uniform(self) -> Recipe:
-        """The plain average of the parents, base not counted."""
-        parents = {label: self.codec.template.parents[label] for label in self.config.parents}
-        return Recipe(method="linear", parents=parents, dtype=self.config.dtype)
+        """The plain average of the parents, base not counted, where the child is mixed."""
+        template = self.codec.template
+        everywhere = Block(name="all", tensors=("*",), parents=tuple(self.config.parents))
+        return Recipe(
+            method="linear",
+            parents=template.parents,
+            blocks=(everywhere,),
+            dtype=self.config.dtype,
+            tokenizer=template.carrier,
+            components=template.components,
+            generation=template.generation,
+        )
 
 
 def prepare(
@@ -62,26 +78,40 @@ def prepare(
     """
     task = load_task(config.task, beside)
     task.examples("search", config.limits.search)  # an empty or broken task is told now
+    task.options(config.batch, config.generation)
     adapter = ADAPTERS[config.adapter]()
-    folders = {label: locate(model, beside) for label, model in config.models.items()}
-    checkpoints = {label: adapter.open(folder) for label, folder in folders.items()}
-    template = config.template()
-    warnings = adapter.check(checkpoints, template.carrier)
-    found = {}
-    for label, checkpoint in checkpoints.items():
-        found[label] = checkpoint_digest(checkpoint)
+    parents = {label: open_parent(adapter, source, lambda name: locate(name, beside)) for label, source in config.models.items()}
+    models = {label: parent.model for label, parent in parents.items()}
+    template = complete(config, adapter, models)
+    warnings = [parent.note for parent in parents.values() if parent.note]
+    warnings += adapter.check(models, template.carrier, whole=template.components)
+    sources = {}
+    for label, parent in parents.items():
+        sources[label] = parent.found.model_copy(update={"digest": parent.digest})
         advance(label)
     for label, digest in (digests or {}).items():
-        if found[label] != digest:
+        if sources[label].digest != digest:
             raise DamagedFile(
-                f"parent '{label}' ({folders[label]}) has changed since the run began; "
+                f"parent '{label}' ({parents[label].path}) has changed since the run began; "
                 "bring the old files back, or start a new run"
             )
-    parents = {
-        label: Source(model=reference(model, folders[label]), digest=found[label]) for label, model in config.models.items()
-    }
-    template = template.model_copy(update={"parents": parents})
-    plan(template, checkpoints)
-    blocks = group(adapter.blocks(checkpoints[template.carrier]), config.grouping)
+    template = template.model_copy(update={"parents": sources})
+    plan(template, models)
+    blocks = mixed_blocks(adapter, models[template.carrier], template, config.grouping)
     space = make_space(blocks, template.mixed, config.method, config.genes)
-    return Setup(config, adapter, folders, checkpoints, Codec(space, template, blocks), task, warnings)
+    return Setup(config, adapter, models, Codec(space, template, blocks), task, warnings)
+
+
+def complete(config: EvolveConfig, adapter: Adapter, models: Mapping[str, Model]) -> Recipe:
+    """The config's recipe, with the components that this kind of model takes from one parent unless told to mix them."""
+    template = config.template()
+    whole = {**adapter.whole(models, template.carrier), **config.components}
+    template = template.model_copy(update={"components": {name: label for name, label in whole.items() if label != MIXED}})
+    adapter.refuse_unknown(template.components, models)
+    return template
+
+
+def mixed_blocks(adapter: Adapter, model: Model, template: Recipe, grouping: Grouping) -> tuple[Block, ...]:
+    """The blocks of what is mixed: components that are taken whole have no genes."""
+    places = {name: place for name, place in adapter.blocks(model).items() if component(name) not in template.components}
+    return group(places, grouping, {name: info.numel for name, info in model.infos.items()})

@@ -25,6 +25,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from evomm.adapters import llm_model
 from evomm.adapters.generation import TextGeneration
 from evomm.adapters.llm import LLMAdapter
 from evomm.adapters.llm_model import targets
@@ -181,7 +182,7 @@ def test_a_contradiction_that_only_the_class_knows(tmp_path: Path) -> None:
     kept = {name: tensor for name, tensor in tensors.items() if "up_proj" not in name}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(DamagedFile, match=r"needs \d tensor\(s\) that no file holds"):
-        LLMAdapter().load(folder, "cpu", torch.float32)
+        llm_model.load(folder, "cpu", torch.float32)
 
 
 def test_a_layer_that_no_file_holds(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def tiny() -> tuple[LLMAdapter, Any]:
     """The shipped math parent, loaded."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     adapter = LLMAdapter()
-    return adapter, adapter.load(resource("model_zoo", "tiny", "llm", "math"), "cpu", torch.float32)
+    return adapter, llm_model.load(resource("model_zoo", "tiny", "llm", "math"), "cpu", torch.float32)
 
 
 def test_answers_come_back_in_the_order_of_the_prompts(tiny: tuple[LLMAdapter, Any]) -> None:

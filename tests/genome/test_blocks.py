@@ -143,3 +143,34 @@ def test_patterns_that_miss_are_refused(patterns: dict[str, tuple[str, ...]], sa
 def test_groupings_that_mean_nothing_are_refused(grouping: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         parse(Grouping, grouping, "grouping")
+
+
+UNET: Mapping[str, Place] = {
+    "unet.time.weight": Place(0, "conv", "BASE"),
+    "unet.down.0.weight": Place(1, "conv", "IN00"),
+    "unet.down.1.to_q.weight": Place(2, "attn", "IN01"),
+    "unet.down.1.conv.weight": Place(2, "conv", "IN01"),
+    "unet.mid.weight": Place(3, "conv", "M00"),
+    "vae.decoder.weight": Place(None, "vae", "vae"),
+}
+
+
+def test_blocks_are_called_what_the_field_calls_them() -> None:
+    def names(**how: object) -> list[str]:
+        return [block.name for block in group(UNET, parse(Grouping, how, "grouping"))]
+
+    assert names(by="layer") == ["BASE", "IN00", "IN01", "M00", "vae"]
+    assert names(by="layer", size=3) == ["BASE-IN01", "M00", "vae"]
+    assert names(by="component") == ["conv", "attn", "vae"]
+    assert names(by="layer+component") == ["BASE.conv", "IN00.conv", "IN01.attn", "IN01.conv", "M00.conv", "vae"]
+
+
+def test_small_blocks_share_one() -> None:
+    sizes = dict(zip(UNET, (1, 2, 30, 40, 26, 1), strict=True))
+    found = matched(group(UNET, Grouping(by="layer", least=0.05), sizes), UNET)
+    assert list(found) == ["IN01", "M00", "small"]
+    assert found["small"] == ["unet.time.weight", "unet.down.0.weight", "vae.decoder.weight"]
+    whole = matched(group(UNET, Grouping(by="layer", least=0.015), {**sizes, "vae.decoder.weight": 9}), UNET)
+    assert list(whole) == ["BASE", "IN00", "IN01", "M00", "vae"], "a single small block keeps its name"
+    with pytest.raises(UsageError, match="headers"):
+        group(UNET, Grouping(by="layer", least=0.05))

@@ -14,6 +14,7 @@ from evomm.errors import MisfitError, UsageError
 from evomm.merge.apply import apply
 from evomm.merge.plan import Job, Layers, Readers, plan, renumber
 from evomm.merge.recipe import Block, Recipe, Slice, Source
+from evomm.plain import parse
 from tests.merge.kit import merged, readers, recipe
 
 LLAMA = "model.layers.{}.mlp.w", "model.layers.{}.mlp.experts.{}.w"
@@ -223,3 +224,38 @@ def test_a_block_that_takes_too_many_or_too_few_is_refused_by_tensor() -> None:
     none = Block(name="none", tensors=("lm_head.*",), parents=("base",))
     with pytest.raises(UsageError, match=r"ties mixes at least 1 parent\(s\), 'lm_head.weight' has none"):
         plan(recipe("ties", blocks=(none,)), parents)
+
+
+def pipelines() -> Readers:
+    """Two models of two parts, of which the encoders differ in shape, and one that has no encoder."""
+    parts = {"unet.w": torch.tensor([1.0, 2.0]), "encoder.w": torch.tensor([5.0]), "encoder.ids": torch.tensor([7])}
+    other = {"unet.w": torch.tensor([3.0, 4.0]), "encoder.w": torch.tensor([6.0, 7.0, 8.0]), "encoder.b": torch.tensor([9.0])}
+    return {"a": MemoryReader(parts), "b": MemoryReader(other), "c": MemoryReader({"unet.w": torch.tensor([5.0, 6.0])})}
+
+
+def half_and_half(**more: Any) -> Recipe:
+    """The average of a and b, and c."""
+    return Recipe(method="linear", parents={label: Source(model=label) for label in "abc"}, **more)
+
+
+def test_components_are_taken_whole() -> None:
+    """The mixed part is mixed; the other is one parent's, tensor by tensor, whatever the others have."""
+    child = merged(half_and_half(components={"encoder": "b"}), pipelines())
+    assert {name: tensor.tolist() for name, tensor in child.items()} == {
+        "unet.w": [3.0, 4.0],
+        "encoder.w": [6.0, 7.0, 8.0],
+        "encoder.b": [9.0],
+    }
+    child = merged(half_and_half(components={"encoder": "a", "unet": "c"}, dtype="float16"), pipelines())
+    assert {name: (tensor.tolist(), tensor.dtype) for name, tensor in child.items()} == {
+        "unet.w": ([5.0, 6.0], torch.float16),
+        "encoder.w": ([5.0], torch.float16),
+        "encoder.ids": ([7], torch.int64),
+    }
+
+
+def test_components_that_differ_are_refused_unless_taken_whole() -> None:
+    with pytest.raises(MisfitError, match=r"encoder\.w"):
+        plan(half_and_half(), pipelines())
+    with pytest.raises(UsageError, match="owner of component 'encoder' 'd' is no parent"):
+        parse(Recipe, half_and_half().model_dump() | {"components": {"encoder": "d"}}, "recipe")

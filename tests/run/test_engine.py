@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from evomm.adapters.base import LoadedModel
 from evomm.adapters.fake import FakeAdapter
 from evomm.adapters.generation import Generation
 from evomm.errors import DamagedFile, EvaluationError, MissingFile, UsageError, WriteFailed
+from evomm.merge.recipe import Recipe, Source
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve, resume
 from evomm.run.export import candidate_recipe
@@ -140,3 +142,37 @@ def test_any_candidate_can_be_named(world: Path, tmp_path: Path) -> None:
 def test_too_small_a_budget_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="population"):
         run(world, tmp_path / "run", "search.population=8", "search.evaluations=7")
+
+
+def test_parents_are_asked_through_their_own_files(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each parent is built by its own config and tokenizer; candidates by the carrier's, and only once."""
+    loaded = []
+    real = FakeAdapter.load
+
+    def load(self: FakeAdapter, recipe: Recipe, *rest: Any) -> LoadedModel:
+        loaded.append(recipe.carrier)
+        return real(self, recipe, *rest)
+
+    monkeypatch.setattr(FakeAdapter, "load", load)
+    run(world, tmp_path / "run")
+    assert loaded == ["base", "low", "high", "base"]
+
+
+def test_components_and_loras_of_a_config(world: Path) -> None:
+    """What a config says of its parents, and how it is told when it cannot be meant."""
+    few = EvolveConfig.load(world, ["parents={high: high, few: {lora: adapter}}"])
+    assert few.models["few"] == Source(model="base", lora="adapter")
+    for override, said in [
+        ("components={layers: hihg}", "component 'layers': 'hihg' is no parent; did you mean 'high'"),
+        ("parents={mixed: low}", "parent 'mixed'"),
+        ("parents={few: {model: low}}", "lora"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            EvolveConfig.load(world, [override])
+
+
+def test_a_component_taken_whole_has_no_genes(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"component 'layer' is to be taken from 'high', which has none; did you mean 'layers'"):
+        run(world, tmp_path / "a", "components={layer: high}")
+    with pytest.raises(UsageError, match="no genes"):
+        run(world, tmp_path / "b", "components={layers: high}")
