@@ -79,6 +79,7 @@ def test_no_import_cycles() -> None:
 # Libraries that take seconds to import, and that a merge of folders never needs.
 LATE = {
     "evomm.adapters.llm": {"evomm.adapters.llm_model"},
+    "evomm.fitness.clip": {"evomm.fitness.clip_models"},
     "evomm.checkpoints.locate": {"huggingface_hub", "huggingface_hub.errors"},
 }
 
@@ -111,6 +112,11 @@ def test_merging_does_not_pay_for_transformers() -> None:
         "import sys, evomm.cli.app, evomm.run.make; print([m for m in ('transformers', 'huggingface_hub') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_tasks_on_text_do_not_pay_for_scorers_of_pictures() -> None:
+    code = "import sys; from evomm.fitness.table import load_task; load_task('tiny-math-ja').examples('test'); print('open_clip' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 def test_no_dynamic_imports() -> None:

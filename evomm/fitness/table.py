@@ -7,12 +7,13 @@ from typing import Any, Union
 from pydantic import TypeAdapter
 
 from evomm.errors import MissingFile, UsageError, nearest
+from evomm.fitness.image import ImageTask
 from evomm.fitness.task import Task, TaskSpec
 from evomm.fitness.text import MathTask
 from evomm.plain import load_yaml, parse, read_text
 from evomm.resources import resource
 
-TASKS: Mapping[str, type[Task]] = {"math": MathTask}
+TASKS: Mapping[str, type[Task]] = {"image": ImageTask, "math": MathTask}
 
 
 def shipped_tasks() -> list[str]:

@@ -76,6 +76,15 @@ class Task(ABC):
         Raises WriteFailed.
         """
 
+    @property
+    def wants_parents(self) -> bool:
+        """Whether `score` compares with what the parents answered, so that `reference` must be called first."""
+        return False
+
+    def reference(self, examples: Sequence[Example], answers: Mapping[str, Sequence[Any]]) -> None:
+        """Take what each parent answered to these examples: label -> one answer per prompt."""
+        raise NotImplementedError(f"task '{self.name}' does not compare with parents")
+
     def options(self, batch: int, overrides: Mapping[str, object] = {}) -> Generation:
         """How the model is asked; ``overrides`` are a run's changes to what the task file says.
 
