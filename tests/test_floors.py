@@ -115,7 +115,7 @@ def test_merging_does_not_pay_for_transformers() -> None:
 
 
 def test_tasks_on_text_do_not_pay_for_scorers_of_pictures() -> None:
-    code = "import sys; from evomm.fitness.table import load_task; load_task('tiny-math-ja').examples('test'); print('open_clip' in sys.modules)"
+    code = "import sys; from evomm.fitness.table import load_task; load_task('tiny-math-ja'); print('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

@@ -158,6 +158,8 @@ def test_every_shipped_task_is_whole(name: str) -> None:
     task = load_task(name)
     examples = task.examples("test")
     assert len({example.id for example in examples}) == len(examples)
+    if not task.answered:
+        return
     perfect = task.score(examples, [example.answer for example in examples])
     assert set(perfect.parts.get("number", perfect.values)) == {1.0}
 
