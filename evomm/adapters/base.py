@@ -22,7 +22,7 @@ from torch import Tensor
 from evomm.adapters.child import chat_template, write_files
 from evomm.adapters.generation import Generation
 from evomm.adapters.vocabulary import AlignedReader, Alignment, align
-from evomm.checkpoints.lora import LoraReader, recorded_base
+from evomm.checkpoints.lora import LoraReader, read_adapter, recorded_base
 from evomm.checkpoints.reader import Checkpoint, FileReader, TensorReader
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
 from evomm.errors import UsageError, nearest
@@ -82,7 +82,7 @@ class Adapter(ABC):
 
     def lora(self, model: Model, path: Path, scale: float = 1.0) -> Model:
         """The model with a LoRA on top."""
-        return View(model, LoraReader(model, path, scale))
+        return View(model, LoraReader(model, read_adapter(path), scale))
 
     def lora_base(self, path: Path) -> str | None:
         """The model that a LoRA says it was trained on."""

@@ -1,18 +1,21 @@
-"""A base model with a LoRA adapter on top (arXiv 2106.09685), in peft's format: W + scale · alpha/r · B @ A, made when read.
+"""A base model with a LoRA on top (arXiv 2106.09685): W + scale · alpha/r · B @ A, made when read.
+
+reader = LoraReader(Checkpoint(base), read_adapter(folder))       # a peft adapter; `lora_image` reads those of image models
 
 Nothing is materialised: a slice of an adapted matrix multiplies only the rows that it covers. Products are computed over
 blocks of rows that depend on the matrix alone, so no element depends on how a tensor is cut into pieces.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from evomm.checkpoints.lora_config import CONFIG, LoraConfig, read_config
-from evomm.checkpoints.lora_file import Part, Product, read_parts
+from evomm.checkpoints.lora_config import CONFIG, read_config
+from evomm.checkpoints.lora_file import Lora, Part, Product, read_parts
 from evomm.checkpoints.reader import INDEX, SINGLE, Flat, TensorInfo, TensorReader
 from evomm.errors import MisfitError
 
@@ -30,40 +33,44 @@ def recorded_base(folder: Path) -> str | None:
     return read_config(folder).base
 
 
-class LoraReader:
-    """A base model's tensors, changed by an adapter; names, shapes and dtypes are the base's.
+def read_adapter(folder: str | Path, names: Mapping[str, str] | None = None) -> Lora:
+    """A peft adapter: a folder with adapter_config.json and adapter_model.safetensors.
 
     Args:
-        base: the model that the adapter was trained on.
-        folder: holds adapter_config.json and adapter_model.safetensors.
-        scale: multiplies the whole change: products, and what modules and biases stored whole differ by.
-        names: tensor in the base -> tensor in the running model, whose names adapters use; only where more than one
-            leading word differs, since that is found without.
+        names: tensor in the base -> tensor in the running model, as in `Lora`.
 
     Raises:
         MissingFile, DamagedFile, UnsafeFile: the adapter's files are not there, broken, or pickled.
         UsageError: the adapter is of a kind that evomm cannot apply.
-        MisfitError: the adapter was made for another base.
+    """
+    config = read_config(Path(folder))
+    return Lora(Path(folder), read_parts(Path(folder), config), config.base, names or {})
+
+
+class LoraReader:
+    """A base model's tensors, changed by a LoRA; names, shapes and dtypes are the base's.
+
+    Args:
+        base: the model that the LoRA was trained on.
+        lora: what was read from its files.
+        scale: multiplies the whole change: products, and what modules and biases stored whole differ by.
+
+    Raises MisfitError when the LoRA was made for another base.
     """
 
-    def __init__(
-        self, base: TensorReader, folder: str | Path, scale: float = 1.0, names: Mapping[str, str] | None = None
-    ) -> None:
-        self.folder = Path(folder)
+    def __init__(self, base: TensorReader, lora: Lora, scale: float = 1.0) -> None:
         self.infos = base.infos
         self._base = base
         self._scale = scale
-        config = read_config(self.folder)
-        parts = read_parts(self.folder, config)
-        tables = list(_tables(parts, set(base.infos), {place: name for name, place in (names or {}).items()}))
-        homes = _homes(parts, set(base.infos), tables, self.folder, config)
-        self._parts = {home: parts[name] for name, home in homes.items()}
+        tables = list(_tables(lora.parts, set(base.infos), {place: name for name, place in lora.names.items()}))
+        homes = _homes(lora, set(base.infos), tables)
+        self._parts = {home: lora.parts[name] for name, home in homes.items()}
         for home, part in self._parts.items():
-            _refuse_misfit(part, home, base.infos[home], self.folder, config)
+            _refuse_misfit(part, home, base.infos[home], lora)
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """Names of the tensors that the adapter changes."""
+        """Names of the tensors that the LoRA changes."""
         return tuple(self._parts)
 
     def flat(self, name: str) -> Flat:
@@ -85,10 +92,16 @@ class _Adapted:
     part: Part
     scale: float
 
+    @cached_property
+    def _product(self) -> Product | None:
+        """The change with A in float32, for as long as the tensor is read."""
+        product = self.part.product
+        return product and replace(product, right=product.right.float().contiguous())
+
     def __getitem__(self, part: slice) -> Tensor:
         start, stop, step = part.indices(self.info.numel)
         stop = max(start, stop)
-        whole, product = self.part.whole, self.part.product
+        whole, product = self.part.whole, self._product
         if whole is not None and self.scale == 1:
             out = whole.reshape(-1)[start:stop]
         else:
@@ -101,33 +114,31 @@ class _Adapted:
 
 
 def _elements(product: Product, start: int, stop: int) -> Tensor:
-    """Elements ``start:stop`` of left @ right, float32, from whole blocks of rows."""
+    """Elements ``start:stop`` of left @ right, float32 as ``right`` is, from whole blocks of rows."""
     columns = product.right.shape[1]
     rows = max(_ROWS, _BLOCK // columns)
     first = start // columns // rows * rows
-    blocks = [product.left[row : row + rows] @ product.right for row in range(first, -(-stop // columns), rows)]
+    blocks = [product.left[row : row + rows].float() @ product.right for row in range(first, -(-stop // columns), rows)]
     return torch.cat(blocks).reshape(-1)[start - first * columns : stop - first * columns]
 
 
-def _homes(
-    parts: Mapping[str, Part], known: Set[str], tables: Sequence[Mapping[str, str]], folder: Path, config: LoraConfig
-) -> Mapping[str, str]:
-    """Tensor name in the adapter -> in the base.
+def _homes(lora: Lora, known: Set[str], tables: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """Tensor name in the LoRA -> in the base.
 
-    Tied heads that the adapter stores a second time, but the base does not, are left out.
+    Tied heads that the LoRA stores a second time, but the base does not, are left out.
     """
     found = [{name: home for name, home in table.items() if home in known} for table in tables]
-    homes = max(found, key=len)  # the first of the best
+    homes, parts = max(found, key=len), lora.parts  # the first of the best
     lost = [name for name in parts if name not in homes and not any(parts[name].same(parts[twin]) for twin in homes)]
     if lost:
         raise MisfitError(
-            f"{folder}: the adapter changes '{lost[0]}', which this base does not have ({len(lost)} of {len(parts)} changed "
-            f"tensors are not there); {_wanted(config)}"
+            f"{lora.path}: the adapter changes '{lost[0]}', which this base does not have ({len(lost)} of {len(parts)} changed "
+            f"tensors are not there); {_wanted(lora)}"
         )
     others = any(len(table) == len(homes) and table != homes for table in found)
     if (homes is not found[0] and others) or len(set(homes.values())) < len(homes):
         raise MisfitError(
-            f"{folder}: '{next(iter(parts))}' could be more than one tensor of this base; {_wanted(config)}, "
+            f"{lora.path}: '{next(iter(parts))}' could be more than one tensor of this base; {_wanted(lora)}, "
             "named as it was when the adapter was trained"
         )
     return homes
@@ -142,20 +153,20 @@ def _tables(parts: Mapping[str, Part], known: Set[str], told: Mapping[str, str])
         yield {name: name if name in known else word + name for name in parts}
 
 
-def _refuse_misfit(part: Part, home: str, info: TensorInfo, folder: Path, config: LoraConfig) -> None:
+def _refuse_misfit(part: Part, home: str, info: TensorInfo, lora: Lora) -> None:
     stored = [tuple(part.whole.shape)] if part.whole is not None else []
     made = [part.product.shape] if part.product is not None else []
     for shape in stored + made:
         if shape != info.shape:
             turned = made and shape[::-1] == info.shape
             raise MisfitError(
-                f"{folder}: the adapter's '{home}' has shape {list(shape)}, expected the base's {list(info.shape)}; "
+                f"{lora.path}: the adapter's '{home}' has shape {list(shape)}, expected the base's {list(info.shape)}; "
                 + ("fan_in_fan_out in adapter_config.json says how the base stores it, is it right? " if turned else "")
-                + _wanted(config)
+                + _wanted(lora)
             )
     if made and not info.dtype.is_floating_point:
-        raise MisfitError(f"{folder}: the base's '{home}' is quantized ({info.dtype}); use the base before quantization")
+        raise MisfitError(f"{lora.path}: the base's '{home}' is quantized ({info.dtype}); use the base before quantization")
 
 
-def _wanted(config: LoraConfig) -> str:
-    return f"use the base that it was trained on ({config.base or 'the adapter does not name it'})"
+def _wanted(lora: Lora) -> str:
+    return f"use the base that it was trained on ({lora.base or 'the adapter does not name it'})"

@@ -1,4 +1,4 @@
-"""What an adapter_model.safetensors holds, as changes of the base's tensors.
+"""What a LoRA does to its base's tensors, and how peft's adapter_model.safetensors says it.
 
 base_model.model.layers.0.q_proj.lora_A.weight        (r, in) and lora_B.weight (out, r): B @ A is added to q_proj.weight
 base_model.model.embed_tokens.lora_embedding_A        (r, words) and lora_embedding_B (dim, r): (B @ A).T is added
@@ -8,7 +8,7 @@ base_model.model.embed_tokens.base_layer.weight       the same, of a module that
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,7 +26,10 @@ _PIECE = 1 << 22  # elements looked at together
 
 @dataclass(frozen=True)
 class Product:
-    """A low-rank change: ``left`` (rows, r) @ ``right`` (r, columns) · scaling, of a tensor of this shape."""
+    """A low-rank change: ``left`` (rows, r) @ ``right`` (r, columns) · scaling, of a tensor of this shape.
+
+    Factors are as the file has them, memory-mapped; what is made of them is made in float32.
+    """
 
     left: Tensor
     right: Tensor
@@ -52,6 +55,21 @@ class Part:
         )
 
 
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA as read from its files.
+
+    path: where it lies. parts: tensor name, as the LoRA knows it -> its change. base: the model that it says it was
+    trained on. names: tensor in the base -> tensor in the running model, whose names LoRAs use; only where more than one
+    leading word differs, since that is found without.
+    """
+
+    path: Path
+    parts: Mapping[str, Part]
+    base: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
 def read_parts(folder: Path, config: LoraConfig) -> Mapping[str, Part]:
     """Tensor name, as the adapter knows it -> its change.
 
@@ -63,9 +81,7 @@ def read_parts(folder: Path, config: LoraConfig) -> Mapping[str, Part]:
     path = _weights(folder)
     factors: dict[str, dict[str, Tensor]] = {}
     wholes: dict[str, Tensor] = {}
-    for key, tensor in read_tensors(path).items():
-        if not _finite(tensor):
-            raise DamagedFile(f"{path}: '{key}' holds NaN or infinity; training diverged or the file is broken")
+    for key, tensor in read_finite(path).items():
         name = key.removeprefix(PREFIX)
         if match := _FACTOR.fullmatch(name):
             factors.setdefault(match["module"], {})[match["factor"]] = tensor
@@ -95,18 +111,33 @@ def _product(module: str, pair: Mapping[str, Tensor], config: LoraConfig, path: 
     a, b = (pair.get(f"lora_{'embedding_' if words else ''}{side}") for side in "AB")
     if a is None or b is None or len(pair) != 2:
         raise DamagedFile(f"{path}: '{module}' has {' and '.join(sorted(pair))}; expected one A and one B of a kind")
-    rank = config.rank(module)
+    product = low_rank(module, a, b, config.rank(module), config.scaling(module), path)
+    if words or (config.fan_in_fan_out and a.ndim == 2):  # stored as (in, out)
+        return Product(product.right.T, product.left.T, product.scaling, product.shape[::-1])
+    return product
+
+
+def low_rank(module: str, a: Tensor, b: Tensor, rank: int, scaling: float, path: Path) -> Product:
+    """B (out, r) @ A (r, in) of a matrix, or B (out, r, 1, 1) and A (r, in, height, width) of a convolution.
+
+    Raises DamagedFile when the factors have other shapes.
+    """
     kernel = (1,) * (a.ndim - 2)  # of a convolution's B
     if a.ndim < 2 or 0 in (*a.shape, *b.shape) or a.shape[0] != rank or tuple(b.shape[1:]) != (rank, *kernel):
         raise DamagedFile(
             f"{path}: '{module}' has A {list(a.shape)} and B {list(b.shape)}; expected [{rank}, in] and [out, {rank}], "
-            "by the rank in adapter_config.json; save the adapter again, unsharded"
+            "by its rank; download or save the adapter again, unsharded"
         )
-    shape = (len(b), *a.shape[1:])
-    a, b = a.float().flatten(1), b.float().flatten(1)  # (r, in), (out, r)
-    if words or (config.fan_in_fan_out and not kernel):  # stored as (in, out)
-        return Product(a.T.contiguous(), b.T.contiguous(), config.scaling(module), shape[::-1])
-    return Product(b, a, config.scaling(module), shape)
+    return Product(b.flatten(1), a.flatten(1), scaling, (len(b), *a.shape[1:]))
+
+
+def read_finite(path: Path) -> Mapping[str, Tensor]:
+    """All tensors of a LoRA's file, memory-mapped; DamagedFile when one holds NaN or infinity."""
+    tensors = read_tensors(path)
+    for key, tensor in tensors.items():
+        if not _finite(tensor):
+            raise DamagedFile(f"{path}: '{key}' holds NaN or infinity; training diverged or the file is broken")
+    return tensors
 
 
 def _finite(tensor: Tensor) -> bool:

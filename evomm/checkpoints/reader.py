@@ -128,7 +128,7 @@ class Checkpoint:
         self._handles: dict[str, Any] = {}
         self.infos: dict[str, TensorInfo] = {}
         for file in self.files:
-            handle = _open_file(file)
+            handle = open_file(file)
             for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
                 if name in self._handles:
                     raise DamagedFile(f"{self.folder}: tensor '{name}' is in two shards; which one holds is unknown")
@@ -211,14 +211,15 @@ def inside(folder: Path, name: str) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of one safetensors file, memory-mapped; the caller must not write into them."""
-    handle = _open_file(path)
+    handle = open_file(path)
     names = list(handle.keys())
     for name in names:
         _info(handle, name, path)
     return {name: handle.get_tensor(name) for name in names}
 
 
-def _open_file(path: Path) -> Any:
+def open_file(path: Path) -> Any:
+    """The handle of a safetensors file: ``keys()``, ``get_slice(name)``, ``get_tensor(name)`` (memory-mapped), ``metadata()``."""
     try:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from evomm.checkpoints.extract import Extracted, Running, extract_lora
-from evomm.checkpoints.lora import LoraReader, is_lora, recorded_base
+from evomm.checkpoints.lora import LoraReader, is_lora, read_adapter, recorded_base
 from evomm.checkpoints.lora_config import CONFIG, WEIGHTS
 from evomm.checkpoints.low_rank import EXACT, factors
 from evomm.checkpoints.reader import MemoryReader
@@ -58,7 +58,7 @@ def test_a_child_of_low_rank_is_recovered_and_peft_loads_it(tmp_path: Path, case
     assert done.error < 1e-5
     assert is_lora(tmp_path / "lora")
 
-    reader = LoraReader(files(base), tmp_path / "lora")
+    reader = LoraReader(files(base), read_adapter(tmp_path / "lora"))
     for name, tensor in files(child)._tensors.items():
         torch.testing.assert_close(reader.read(name), tensor, rtol=0, atol=1e-5, msg=name)
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / "lora").eval()
@@ -141,7 +141,7 @@ def test_the_error_is_that_of_the_best_product(tmp_path: Path) -> None:
     child, base = changed(llama(), 8), llama()
     done = extract_lora(files(child), files(base), 3, tmp_path / "lora", base_name="b")
     missed = total = 0.0
-    reader = LoraReader(files(base), tmp_path / "lora")
+    reader = LoraReader(files(base), read_adapter(tmp_path / "lora"))
     for name in reader.changed:
         delta = child.state_dict()[name] - base.state_dict()[name]
         values = torch.linalg.svdvals(delta.double()).square()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evomm.checkpoints.lora import LoraReader, is_lora, recorded_base
+from evomm.checkpoints.lora import LoraReader, is_lora, read_adapter, recorded_base
 from evomm.checkpoints.lora_config import CONFIG, WEIGHTS, LoraConfig
 from evomm.checkpoints.reader import Checkpoint, MemoryReader
 from evomm.errors import DamagedFile, EvommError, MisfitError, MissingFile, UnsafeFile, UsageError
@@ -60,7 +60,7 @@ def test_the_tensors_are_those_that_peft_merges(tmp_path: Path, variant: str) ->
     make, options = VARIANTS[variant]
     base = Checkpoint(saved(make(), tmp_path / "base"))
     folder = saved(with_lora(make(), **options), tmp_path / "lora")
-    reader = LoraReader(base, folder)
+    reader = LoraReader(base, read_adapter(folder))
     merged = state(peft.PeftModel.from_pretrained(make(), folder).merge_and_unload())
     assert_same(reader, merged)
     differing = {name for name in base.infos if not torch.equal(base.read(name), merged[name])}
@@ -72,7 +72,7 @@ def test_tied_embeddings_change_together(tmp_path: Path) -> None:
     """Peft stores the head a second time and would merge the change twice; running, it adds it once."""
     adapted = with_lora(llama(tied=True), target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     base = Checkpoint(saved(llama(tied=True), tmp_path / "base"))
-    reader = LoraReader(base, saved(adapted, tmp_path / "lora"))
+    reader = LoraReader(base, read_adapter(saved(adapted, tmp_path / "lora")))
     assert "lm_head.weight" not in reader.infos
     child = llama(tied=True)
     child.load_state_dict({name: reader.read(name) for name in reader.infos}, strict=False)
@@ -98,7 +98,7 @@ class Convolutions(nn.Module):
 
 def test_convolutions_are_adapted_as_peft_does(tmp_path: Path) -> None:
     adapted = with_lora(Convolutions(), target_modules=["wide", "narrow"], r=2, lora_alpha=3)
-    reader = LoraReader(MemoryReader(Convolutions().state_dict()), saved(adapted, tmp_path))
+    reader = LoraReader(MemoryReader(Convolutions().state_dict()), read_adapter(saved(adapted, tmp_path)))
     assert set(reader.changed) == {"wide.weight", "narrow.weight"}
     assert_same(reader, state(adapted.merge_and_unload()))
 
@@ -108,7 +108,7 @@ def test_scale_multiplies_every_kind_of_change(tmp_path: Path) -> None:
     adapted = with_lora(llama(), target_modules=["q_proj"], modules_to_save=["model.norm"])
     folder = saved(adapted, tmp_path)
     merged = state(adapted.merge_and_unload())
-    none, half = LoraReader(MemoryReader(tensors), folder, 0.0), LoraReader(MemoryReader(tensors), folder, 0.5)
+    none, half = (LoraReader(MemoryReader(tensors), read_adapter(folder), scale) for scale in (0.0, 0.5))
     for name, before in tensors.items():
         assert torch.equal(none.read(name), before)
         torch.testing.assert_close(half.read(name), (before + merged[name]) / 2, rtol=0, atol=1e-6)
@@ -121,7 +121,7 @@ def test_sums_are_float32_and_rounded_once(tmp_path: Path, dtype: torch.dtype) -
     tensors = {name: tensor.to(dtype) for name, tensor in state(llama()).items()}
     layer: Any = adapted.get_submodule(f"base_model.model.{Q}")
     delta = layer.get_delta_weight("default").detach()
-    read = LoraReader(MemoryReader(tensors), folder).read(f"{Q}.weight")
+    read = LoraReader(MemoryReader(tensors), read_adapter(folder)).read(f"{Q}.weight")
     assert read.dtype == dtype
     assert torch.equal(read, (tensors[f"{Q}.weight"].float() + delta).to(dtype))
 
@@ -138,7 +138,7 @@ def test_bases_are_named_with_or_without_a_leading_word(tmp_path: Path, leave_ou
     def named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {put_before + name.removeprefix(leave_out): t for name, t in tensors.items() if name != "lm_head.weight"}
 
-    reader = LoraReader(MemoryReader(named(state(gpt2()))), folder)
+    reader = LoraReader(MemoryReader(named(state(gpt2()))), read_adapter(folder))
     assert_same(reader, named(state(adapted.merge_and_unload())))
 
 
@@ -149,16 +149,16 @@ def test_names_of_the_running_model_can_be_told(tmp_path: Path) -> None:
     save_file({**tensors, "base_model.model.lm_head.weight": torch.ones(3)}, folder / WEIGHTS)
     files = {"language_model.model.q.weight": torch.zeros(6, 4), "language_model.lm_head.weight": torch.zeros(3)}
     names = {"language_model.model.q.weight": "model.language_model.q.weight", "language_model.lm_head.weight": "lm_head.weight"}
-    assert set(LoraReader(MemoryReader(files), folder, names=names).changed) == set(files)
+    assert set(LoraReader(MemoryReader(files), read_adapter(folder, names)).changed) == set(files)
     with pytest.raises(MisfitError, match="which this base does not have"):
-        LoraReader(MemoryReader(files), folder)
+        LoraReader(MemoryReader(files), read_adapter(folder))
 
 
 def test_a_name_that_fits_twice_is_refused(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     weights = {"encoder.q.weight": torch.zeros(6, 4), "decoder.q.weight": torch.zeros(6, 4)}
     with pytest.raises(MisfitError, match=r"'q.weight' could be more than one tensor of this base"):
-        LoraReader(MemoryReader(weights), folder)
+        LoraReader(MemoryReader(weights), read_adapter(folder))
 
 
 @given(st.data())
@@ -171,7 +171,7 @@ def test_any_slice_is_that_of_the_whole_tensor(tmp_path: Path, data: st.DataObje
     a, b = torch.randn(16, columns, generator=generator), torch.randn(rows, 16, generator=generator)
     folder = adapter(tmp_path, {"fan_in_fan_out": turned, "r": 16}, a=b.T if turned else a, b=a.T if turned else b)
     weight = torch.randn(rows, columns, generator=generator).to(dtype)
-    reader = LoraReader(MemoryReader({"q.weight": weight}), folder)
+    reader = LoraReader(MemoryReader({"q.weight": weight}), read_adapter(folder))
     whole = reader.read("q.weight").reshape(-1)
     start = data.draw(st.integers(0, weight.numel()))
     stop = data.draw(st.integers(start, min(weight.numel(), start + 3 * columns)))
@@ -184,7 +184,8 @@ def test_any_slice_is_that_of_the_whole_tensor(tmp_path: Path, data: st.DataObje
 def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(64, 1500, generator=generator), torch.randn(700, 64, generator=generator)
-    reader = LoraReader(MemoryReader({"q.weight": torch.zeros(700, 1500)}), adapter(tmp_path, {"r": 64}, a=a, b=b))
+    folder = adapter(tmp_path, {"r": 64}, a=a, b=b)
+    reader = LoraReader(MemoryReader({"q.weight": torch.zeros(700, 1500)}), read_adapter(folder))
     threads, seen = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
@@ -198,7 +199,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_base_is_left_alone(tmp_path: Path) -> None:
     weight = torch.zeros(6, 4)
-    reader = LoraReader(MemoryReader({"q.weight": weight, "other": weight}), adapter(tmp_path))
+    reader = LoraReader(MemoryReader({"q.weight": weight, "other": weight}), read_adapter(adapter(tmp_path)))
     assert reader.read("q.weight").abs().min() > 0
     assert weight.abs().max() == 0
     assert reader.read("other") is weight
@@ -262,7 +263,7 @@ PAIR = {"q.lora_A.weight": A, "q.lora_B.weight": B}
 )
 def test_variants_that_cannot_be_applied_are_refused_by_their_key(tmp_path: Path, config: Mapping[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
-        LoraReader(BASE, adapter(tmp_path, config))
+        read_adapter(adapter(tmp_path, config))
     assert "merge_and_unload" in str(caught.value)
 
 
@@ -270,7 +271,7 @@ def test_every_key_that_peft_writes_is_known(tmp_path: Path) -> None:
     adapted = peft.get_peft_model(
         llama(), peft.LoraConfig(target_modules=["q_proj"], lora_dropout=0.1, exclude_modules=["k_proj"])
     )
-    LoraReader(MemoryReader(state(llama())), saved(adapted, tmp_path))
+    LoraReader(MemoryReader(state(llama())), read_adapter(saved(adapted, tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_config_with_impossible_values_is_damaged(tmp_path: Path, config: Mapp
     folder = adapter(tmp_path)
     (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", **config}))
     with pytest.raises(DamagedFile, match=said):
-        LoraReader(BASE, folder)
+        read_adapter(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
@@ -295,7 +296,7 @@ def test_a_config_that_is_no_object_is_damaged(tmp_path: Path, text: str) -> Non
     folder = adapter(tmp_path)
     (folder / CONFIG).write_text(text, errors="surrogateescape")
     with pytest.raises(DamagedFile, match=CONFIG):
-        LoraReader(BASE, folder)
+        read_adapter(folder)
 
 
 @pytest.mark.parametrize(
@@ -326,44 +327,44 @@ def test_tensors_that_do_not_fit_are_refused(
     tmp_path: Path, tensors: Mapping[str, Tensor], kind: type[EvommError], said: str
 ) -> None:
     with pytest.raises(kind, match=said):
-        LoraReader(BASE, adapter(tmp_path, {"base_model_name_or_path": "owner/base"}, tensors))
+        LoraReader(BASE, read_adapter(adapter(tmp_path, {"base_model_name_or_path": "owner/base"}, tensors)))
 
 
 def test_the_right_base_is_named_when_it_is_another(tmp_path: Path) -> None:
     folder = adapter(tmp_path, {"base_model_name_or_path": "owner/base"})
     with pytest.raises(MisfitError, match=r"use the base that it was trained on \(owner/base\)"):
-        LoraReader(MemoryReader({"k.weight": torch.zeros(6, 4)}), folder)
+        LoraReader(MemoryReader({"k.weight": torch.zeros(6, 4)}), read_adapter(folder))
 
 
 def test_a_quantized_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MisfitError, match=r"'q.weight' is quantized \(torch.int8\)"):
-        LoraReader(MemoryReader({"q.weight": torch.zeros(6, 4, dtype=torch.int8)}), adapter(tmp_path))
+        LoraReader(MemoryReader({"q.weight": torch.zeros(6, 4, dtype=torch.int8)}), read_adapter(adapter(tmp_path)))
 
 
 def test_pickled_adapters_are_refused_with_the_way_out(tmp_path: Path) -> None:
     folder = adapter(tmp_path)
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(UnsafeFile, match=r"only pickled weights .*save_pretrained writes safetensors"):
-        LoraReader(BASE, folder)
+        read_adapter(folder)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="expected an adapter folder, found nothing"):
-        LoraReader(BASE, tmp_path / "nowhere")
+        read_adapter(tmp_path / "nowhere")
     folder = adapter(tmp_path / "lora")
     (folder / WEIGHTS).unlink()
     with pytest.raises(MissingFile, match=f"expected {WEIGHTS}, found no weights"):
-        LoraReader(BASE, folder)
+        read_adapter(folder)
     (folder / CONFIG).unlink()
     with pytest.raises(MissingFile, match=f"expected {CONFIG}"):
-        LoraReader(BASE, folder)
+        read_adapter(folder)
 
 
 def test_a_truncated_adapter_is_damaged(tmp_path: Path) -> None:
     path = adapter(tmp_path) / WEIGHTS
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DamagedFile, match="not a whole safetensors file"):
-        LoraReader(BASE, tmp_path)
+        read_adapter(tmp_path)
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
@@ -371,4 +372,4 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     (folder / WEIGHTS).rename(tmp_path / "elsewhere.safetensors")
     (folder / WEIGHTS).symlink_to(tmp_path / "elsewhere.safetensors")
     with pytest.raises(UnsafeFile, match="outside of the model folder"):
-        LoraReader(BASE, folder)
+        read_adapter(folder)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from evomm.checkpoints.locate import locate
-from evomm.checkpoints.lora import LoraReader
+from evomm.checkpoints.lora import LoraReader, read_adapter
 from evomm.checkpoints.reader import Checkpoint
 from tests.checkpoints.peft_kit import QUIET, gpt2, logits, saved
 from tests.cli.conftest import Evomm
@@ -39,7 +39,9 @@ def test_the_prefix_that_a_checkpoint_leaves_out_is_found(evomm: Evomm, tmp_path
         save_file(tensors, tmp_path / name / "model.safetensors", {"format": "pt"})
     said = evomm("extract-lora", tmp_path / "child", tmp_path / "base", "-o", tmp_path / "lora", "--rank", 2)
     assert "1 modules at rank 2, 1 stored whole" in said.out
-    assert set(LoraReader(Checkpoint(tmp_path / "base"), tmp_path / "lora").changed) == {  # peft stores a module whole
+    assert set(
+        LoraReader(Checkpoint(tmp_path / "base"), read_adapter(tmp_path / "lora")).changed
+    ) == {  # peft stores a module whole
         "h.1.attn.c_attn.weight",
         "ln_f.weight",
         "ln_f.bias",
