@@ -44,7 +44,7 @@ class Drawing(Plain):
     guidance: float = Field(default=5.0, ge=0)
     width: int | None = Field(default=None, ge=8, multiple_of=8)
     height: int | None = Field(default=None, ge=8, multiple_of=8)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     negative: str = ""
     scheduler: str | None = None
     spacing: Literal["leading", "trailing", "linspace"] | None = None

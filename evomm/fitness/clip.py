@@ -18,8 +18,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evomm.errors import EvaluationError
+from evomm.checkpoints.locate import locate
+from evomm.errors import EvaluationError, MissingFile
 from evomm.fitness.towers import Towers
+
+
+def by_path(source: str, beside: Path | None = None) -> bool:
+    """Whether a source names a folder: by how it is written, or because there is one of this name."""
+    places = (beside or Path(), Path())
+    return source.startswith((".", "/", "~", "local-dir:", "zoo:")) or any(
+        (place / source).is_dir() for place in places if source
+    )
 
 
 class ClipScorer:
@@ -40,6 +49,16 @@ class ClipScorer:
         self._batch = batch
         self._loaded: Towers | None = None
         self._known: dict[str, Tensor] = {}
+
+    def missing(self) -> bool:
+        """Whether it is a folder that is not there; others are looked for when first used."""
+        if not by_path(self.source, self._beside):
+            return False
+        try:
+            locate(self.source.removeprefix("local-dir:"), self._beside, download=False)
+        except MissingFile:
+            return True
+        return False
 
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """(N,) cosine of each picture with its text."""
@@ -63,12 +82,21 @@ class ClipScorer:
 
     def _towers(self) -> Towers:
         if self._loaded is None:
-            # Imported here: open_clip takes seconds, and tasks on text do not need it.
-            from evomm.fitness import clip_models
-
             device = ("cuda" if torch.cuda.is_available() else "cpu") if self._device == "auto" else self._device
-            self._loaded = clip_models.load(self.source, self._beside, device)
+            self._loaded = self._load(device)
         return self._loaded
+
+    def _load(self, device: str) -> Towers:
+        # Imported here: open_clip takes seconds, and tasks on text do not need it.
+        from evomm.fitness import clip_models
+
+        if self.source.startswith("transformers:"):
+            return clip_models.of_transformers(self.source.removeprefix("transformers:"), self._beside, device)
+        if self.source.startswith("hf-hub:"):
+            return clip_models.of_folder(locate(self.source.removeprefix("hf-hub:")), device)
+        if by_path(self.source, self._beside):
+            return clip_models.of_folder(locate(self.source.removeprefix("local-dir:"), self._beside), device)
+        return clip_models.of_name(self.source, device)
 
     def _unit(self, raw: Tensor) -> Tensor:
         if not raw.isfinite().all():

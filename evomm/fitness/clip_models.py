@@ -1,4 +1,8 @@
-"""Scorers brought to life; kept apart from `clip`, because importing open_clip takes seconds."""
+"""Scorers brought to life; kept apart from `clip`, because importing open_clip takes seconds.
+
+All raise MissingFile, UsageError for an unknown name (with the nearest), UnsafeFile for weights that are pickles or models
+that need code of their own, and DamagedFile.
+"""
 
 import difflib
 import json
@@ -23,27 +27,9 @@ _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # what open_clip prefers to all else
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
-_PATHS = (".", "/", "~", "local-dir:", "zoo:")
 
 
-def load(source: str, beside: Path | None, device: str) -> Towers:
-    """A scorer by name, as `clip` lists them.
-
-    Raises MissingFile, UsageError for an unknown name (with the nearest), UnsafeFile for weights that are pickles or
-    models that need code of their own, and DamagedFile.
-    """
-    transformers_logging.disable_progress_bar()
-    if source.startswith("transformers:"):
-        return _of_transformers(source.removeprefix("transformers:"), beside, device)
-    if source.startswith("hf-hub:"):
-        return _of_folder(locate(source.removeprefix("hf-hub:")), device)
-    path = source.removeprefix("local-dir:")
-    if source.startswith(_PATHS) or any((place / path).is_dir() for place in (beside or Path(), Path())):
-        return _of_folder(locate(path, beside), device)
-    return _of_name(source, device)
-
-
-def _of_name(source: str, device: str) -> Towers:
+def of_name(source: str, device: str) -> Towers:
     """``NAME/WEIGHTS`` of open_clip, which fetches them from the hub; anything but tensors in them is refused by torch."""
     name, _, weights = source.partition("/")
     if name not in open_clip.list_models():
@@ -63,7 +49,7 @@ def _of_name(source: str, device: str) -> Towers:
     return _towers(model, preprocess, tokenizer, device)
 
 
-def _of_folder(folder: Path, device: str) -> Towers:
+def of_folder(folder: Path, device: str) -> Towers:
     """open_clip's layout: open_clip_config.json, safetensors, and a tokenizer unless it is CLIP's own."""
     text = _config(folder).get("text_cfg", {})
     _refuse_pickles(folder, _WEIGHTS)
@@ -128,10 +114,11 @@ def _towers(model: Any, preprocess: Any, tokenizer: Any, device: str) -> Towers:
     return Towers(pictures, texts)
 
 
-def _of_transformers(source: str, beside: Path | None, device: str) -> Towers:
+def of_transformers(source: str, beside: Path | None, device: str) -> Towers:
     """A class with get_image_features and get_text_features (CLIP, SigLIP, PickScore, ...)."""
     name, _, processor_name = source.partition(",")
     folder = locate(name, beside)
+    transformers_logging.disable_progress_bar()
     _refuse_pickles(folder, ("model.safetensors", "model.safetensors.index.json"))
     prepared = locate(processor_name, beside) if processor_name else folder
     try:

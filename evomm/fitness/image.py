@@ -69,7 +69,7 @@ class ImageTask(Task):
 
     where clip is the cosine of picture and caption, in [-1, 1]. An example's value is the mean over its samples, and a score
     the mean over examples. Columns: ``clip``; ``retrieved``, whether a picture fits its own caption better than those of all
-    other examples; ``blank``, whether it is of one colour (or black, as numbers that overflowed are drawn); and each guard's
+    other examples; ``blank``, whether it is of one colour (or black, as some pipelines draw numbers that overflowed); and each guard's
     measure. Diversity and retrieval depend on which examples are scored together.
     """
 
@@ -92,6 +92,10 @@ class ImageTask(Task):
     def prompts(self, examples: Sequence[Example]) -> list[str]:
         """``samples`` per example, one example after the other."""
         return [self._prompt(example) for example in examples for _ in range(self.spec.samples)]
+
+    def missing(self) -> list[Path]:
+        """Data files, and folders of scorers, that are not there."""
+        return [*super().missing(), *(Path(source) for source, scorer in self._scorers.items() if scorer.missing())]
 
     def reference(self, examples: Sequence[Example], answers: Mapping[str, Sequence[Any]]) -> None:
         """Take what each parent painted for these examples, label -> one picture per prompt; guards compare with it."""

@@ -18,7 +18,7 @@ _PAPER, _INK = "white", "black"
 def rgb(answers: Sequence[object]) -> list[Image.Image]:
     """Answers as pictures; UsageError when they are none.
 
-    Tensors are not taken: turning NaN into a picture is a choice, and the adapter has to make it black.
+    Tensors are not taken: what NaN looks like as a picture is a choice, and not this one's; adapters refuse it.
     """
     pictures = []
     for answer in answers:

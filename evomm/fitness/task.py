@@ -108,7 +108,7 @@ class Task(ABC):
         return found if limit is None else found[:limit]
 
     def missing(self) -> list[Path]:
-        """Data files that are not there."""
+        """Data files, and folders of scorers, that are not there."""
         return [path for path in self._files().values() if not path.exists()]
 
     @property

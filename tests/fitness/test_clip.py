@@ -16,7 +16,6 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
 
 from evomm.errors import EvaluationError, EvommError
-from evomm.fitness import clip_models
 from evomm.fitness.clip import ClipScorer
 from evomm.fitness.towers import Towers
 from evomm.resources import resource
@@ -46,7 +45,7 @@ def test_scores_are_cosines_and_differ(scorer: ClipScorer) -> None:
 
 def test_torchmetrics_agrees(scorer: ClipScorer) -> None:
     """100 times our cosine, where it is positive; its mean is clamped at 0, ours is not."""
-    towers = clip_models.load(scorer.source, None, "cpu")
+    towers = scorer._towers()
 
     class Model(torch.nn.Module):
         """What torchmetrics takes for a model: tensors in, features out."""
@@ -176,6 +175,13 @@ def test_a_damaged_scorer_is_told(tmp_path: Path) -> None:
     (tmp_path / "cut" / "open_clip_config.json").unlink()
     assert "MissingFile" in first_error(str(tmp_path / "cut"))
     assert "DamagedFile" in first_error(str(damaged(tmp_path / "deaf", hf_tokenizer_name="x/y")))
+
+
+def test_a_folder_that_is_not_there_is_known_before_it_is_needed(folder: Path) -> None:
+    found = {
+        source: ClipScorer(source, folder.parent).missing() for source in ("./clip", "clip", "./no", "zoo:no", "ViT-B-32/openai")
+    }
+    assert found == {"./clip": False, "clip": False, "./no": True, "zoo:no": True, "ViT-B-32/openai": False}
 
 
 def test_a_relative_path_starts_at_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -301,6 +301,7 @@ def test_a_real_scorer_from_the_tasks_folder(tmp_path: Path) -> None:
 
 
 def test_a_scorer_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert make(tmp_path, scorer="./nowhere").missing() == [Path("./nowhere")]
     task = make(tmp_path, scorer="ViT-B-23/openai")
     with pytest.raises(UsageError, match="did you mean 'ViT-B-32'"):
         task.score(task.examples("search"), [RED, GREEN, BLUE])
