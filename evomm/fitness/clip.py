@@ -25,10 +25,8 @@ from evomm.fitness.towers import Towers
 
 def by_path(source: str, beside: Path | None = None) -> bool:
     """Whether a source names a folder: by how it is written, or because there is one of this name."""
-    places = (beside or Path(), Path())
-    return source.startswith((".", "/", "~", "local-dir:", "zoo:")) or any(
-        (place / source).is_dir() for place in places if source
-    )
+    there = any((place / source).is_dir() for place in (beside or Path(), Path()))
+    return there or source.startswith((".", "/", "~", "local-dir:", "zoo:"))
 
 
 class ClipScorer:

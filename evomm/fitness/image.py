@@ -69,8 +69,8 @@ class ImageTask(Task):
 
     where clip is the cosine of picture and caption, in [-1, 1]. An example's value is the mean over its samples, and a score
     the mean over examples. Columns: ``clip``; ``retrieved``, whether a picture fits its own caption better than those of all
-    other examples; ``blank``, whether it is of one colour (or black, as some pipelines draw numbers that overflowed); and each guard's
-    measure. Diversity and retrieval depend on which examples are scored together.
+    other examples; ``blank``, whether it is of one colour (or black, as some pipelines draw numbers that overflowed); and
+    each guard's measure. Diversity and retrieval depend on which examples are scored together.
     """
 
     Spec = ImageSpec
