@@ -81,6 +81,7 @@ LATE = {
     "evomm.adapters.llm": {"evomm.adapters.llm_model"},
     "evomm.fitness.clip": {"evomm.fitness.clip_models"},
     "evomm.checkpoints.locate": {"huggingface_hub", "huggingface_hub.errors"},
+    "evomm.checkpoints.converters": {"diffusers.loaders.single_file_utils"},
 }
 
 

@@ -49,6 +49,7 @@ class View:
         self.stored: Model = model.stored if isinstance(model, View) else model  # without what is on top
         self.folder = model.folder
         self.files = model.files
+        self.configs = model.configs
         self.config = model.config
         self.infos = reader.infos
         self.flat = reader.flat

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from evomm.checkpoints.reader import FileReader
+from evomm.checkpoints.single_file import SingleFile
 
 
 def file_digest(path: Path) -> str:
@@ -13,7 +14,9 @@ def file_digest(path: Path) -> str:
 
 
 def checkpoint_digest(checkpoint: FileReader) -> str:
-    """One SHA-256 for a model: over ``name digest`` lines of its weight files and its config, in file order."""
-    files = [*checkpoint.files, *(p for p in [checkpoint.folder / "config.json"] if p.exists())]
-    lines = "".join(f"{path.name} {file_digest(path)}\n" for path in files)
+    """One SHA-256 for a model: over ``path digest`` lines of its weight files and configs, or that of its single file."""
+    if isinstance(checkpoint, SingleFile):
+        return file_digest(checkpoint.path)  # it may be called anything
+    paths = [*checkpoint.files, *checkpoint.configs]
+    lines = "".join(f"{path.relative_to(checkpoint.folder).as_posix()} {file_digest(path)}\n" for path in paths)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evomm.checkpoints.extract_plan import Plan, plan
+from evomm.checkpoints.layout import folder_layout
 from evomm.checkpoints.locate import is_hub_id
 from evomm.checkpoints.lora_config import CONFIG, WEIGHTS
 from evomm.checkpoints.lora_file import PREFIX
@@ -87,7 +88,7 @@ def extract_lora(
         raise UsageError("the model is its base, tensor by tensor; expected one that differs")
     infos = dict(_announce(todo, model.infos, rank))
     missed = total = 0.0
-    with CheckpointWriter(out, infos, sys.maxsize, WEIGHTS) as writer:
+    with CheckpointWriter(out, infos, sys.maxsize, folder_layout(Path(WEIGHTS).stem)) as writer:
         for name, info in model.infos.items():
             if name in todo.adapted or name in todo.biases or name in todo.whole:
                 delta = _delta(model, base, name)

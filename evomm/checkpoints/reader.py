@@ -93,6 +93,11 @@ class FileReader(TensorReader, Protocol):
         """What holds the tensors."""
         ...
 
+    @property
+    def configs(self) -> Sequence[Path]:
+        """The files beside them that say what the model is."""
+        ...
+
 
 class MemoryReader:
     """Tensors that are in memory already."""
@@ -115,6 +120,8 @@ class Checkpoint:
 
     Args:
         folder: holds ``model.safetensors``, or shards and ``model.safetensors.index.json``, and usually ``config.json``.
+        stems: what the weights may be called, instead of ``model``.
+        variants: kinds of weights to take, best first: ``fp16`` is that of ``model.fp16.safetensors``.
 
     Raises:
         MissingFile: no folder, no weights, or a shard that the index names is not there.
@@ -122,9 +129,9 @@ class Checkpoint:
         UnsafeFile: only pickled weights, or a shard outside of the folder.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, stems: Sequence[str] = ("model",), variants: Sequence[str] = ("",)) -> None:
         self.folder = Path(folder)
-        self.files: tuple[Path, ...] = _weight_files(self.folder)
+        self._index, self.files = _weight_files(self.folder, [weight_names(stem, v) for v in variants for stem in stems])
         self._handles: dict[str, Any] = {}
         self.infos: dict[str, TensorInfo] = {}
         for file in self.files:
@@ -133,7 +140,7 @@ class Checkpoint:
                 if name in self._handles:
                     raise DamagedFile(f"{self.folder}: tensor '{name}' is in two shards; which one holds is unknown")
                 self._handles[name] = handle
-                self.infos[name] = _info(handle, name, file)
+                self.infos[name] = info_of(handle, name, file)
         self._check_index()
 
     def flat(self, name: str) -> Flat:
@@ -152,40 +159,52 @@ class Checkpoint:
         return read_json(path) if path.exists() else {}
 
     @property
+    def configs(self) -> tuple[Path, ...]:
+        """The files beside the weights that say what the model is."""
+        path = self.folder / "config.json"
+        return (path,) if path.exists() else ()
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(info.nbytes for info in self.infos.values())
 
     def _check_index(self) -> None:
-        path = self.folder / INDEX
-        if not path.exists():
-            return
-        lost = sorted(set(_weight_map(path)) - set(self.infos))
+        lost = sorted(set(_weight_map(self._index)) - set(self.infos)) if self._index else []
         if lost:
             raise DamagedFile(
-                f"{path}: names {len(lost)} tensor(s) that no shard holds, the first is '{lost[0]}'; "
+                f"{self._index}: names {len(lost)} tensor(s) that no shard holds, the first is '{lost[0]}'; "
                 "copy the model again, or write it again with save_pretrained"
             )
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
+def weight_names(stem: str, variant: str = "") -> tuple[str, str]:
+    """What weights are called: the index of shards, and the single file."""
+    kind = f".{variant}" if variant else ""
+    return f"{stem}.safetensors.index{kind}.json", f"{stem}{kind}.safetensors"
+
+
+def _weight_files(folder: Path, wanted: Sequence[tuple[str, str]]) -> tuple[Path | None, tuple[Path, ...]]:
+    """The index, if any, and the weight files, under the first of the wanted names that is there."""
     if not folder.is_dir():
         raise MissingFile(f"{folder}: expected a model folder, found {'a file' if folder.exists() else 'nothing'}")
-    index = folder / INDEX
-    if index.exists():
-        return tuple(inside(folder, shard) for shard in sorted(set(_weight_map(index).values())))
-    if (folder / SINGLE).exists():
-        return (inside(folder, SINGLE),)
-    _refuse_pickles(folder)
-    raise MissingFile(f"{folder}: expected {SINGLE} or {INDEX}, found neither; is this a model folder?")
+    for index, single in wanted:
+        if (folder / index).exists():
+            return folder / index, tuple(inside(folder, shard) for shard in sorted(set(_weight_map(folder / index).values())))
+        if (folder / single).exists():
+            return None, (inside(folder, single),)
+    refuse_pickles(folder)
+    singles = " or ".join(dict.fromkeys(single for _, single in wanted))
+    raise MissingFile(f"{folder}: expected {singles}, or its shards with {wanted[0][0]}, found neither; is this a model folder?")
 
 
-def _refuse_pickles(folder: Path) -> None:
+def refuse_pickles(folder: Path) -> None:
+    """Raise UnsafeFile when pickled weights are there."""
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickles:
         raise UnsafeFile(
             f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded, so evomm never does; "
-            "convert them where you trust them: transformers' save_pretrained writes safetensors"
+            "convert them where you trust them: transformers' or diffusers' save_pretrained writes safetensors"
         )
 
 
@@ -201,8 +220,9 @@ def inside(folder: Path, name: str) -> Path:
         there = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, links in a circle
         raise DamagedFile(f"{folder}: names a file that cannot be ({name[:80]!r}: {error})") from error
-    blobs = home.parent.parent / "blobs"  # hub cache: <repo>/snapshots/<revision>/file -> <repo>/blobs/<digest>
-    if target.parent not in {home, blobs}:
+    # Hub cache: <repo>/snapshots/<revision>/file, or .../<revision>/unet/file, -> <repo>/blobs/<digest>
+    blobs = {above.parent / "blobs" for above in (home.parent, home.parent.parent) if above.name == "snapshots"}
+    if target.parent not in {home, *blobs}:
         raise UnsafeFile(f"{path}: links to {target}, outside of the model folder; copy the file in if you trust it")
     if not there:
         raise MissingFile(f"{path}: the model names this file, but it is not there; copy the model again")
@@ -214,7 +234,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     handle = open_file(path)
     names = list(handle.keys())
     for name in names:
-        _info(handle, name, path)
+        info_of(handle, name, path)
     return {name: handle.get_tensor(name) for name in names}
 
 
@@ -228,7 +248,8 @@ def open_file(path: Path) -> Any:
         raise MissingFile(f"{path}: cannot be opened ({error})") from error
 
 
-def _info(handle: Any, name: str, file: Path) -> TensorInfo:
+def info_of(handle: Any, name: str, file: Path) -> TensorInfo:
+    """What the header of an open file says of a tensor."""
     part = handle.get_slice(name)
     dtype = part.get_dtype()
     if dtype not in DTYPES:

@@ -1,4 +1,4 @@
-"""Streaming, sharded, atomic writing of Hugging Face folders.
+"""Streaming, atomic writing of models: a folder, a folder of folders, or one file, as a `Layout` says.
 
 All names, dtypes and shapes are known before the first byte, so headers are written at once, space is reserved
 (a full disk shows before any work is lost) and tensors land at their offsets in any order. Everything happens in
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,10 +22,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from evomm.checkpoints.reader import DTYPES, INDEX, SINGLE, TensorInfo, inside
+from evomm.checkpoints.binary import claim, header, pwrite, raw, sync_folder
+from evomm.checkpoints.layout import Layout, Stored, folder_layout
+from evomm.checkpoints.reader import TensorInfo, inside, weight_names
 from evomm.errors import WriteFailed
 
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000  # what save_pretrained uses
 _SYNC_BYTES = 1 << 26
 SIDECARS = (
@@ -40,6 +41,7 @@ SIDECARS = (
     "*.tiktoken",
     "chat_template*",
     "*processor_config.json",
+    "scheduler_config.json",
 )
 
 
@@ -47,35 +49,54 @@ TEXTS = {".json", ".txt", ".model", ".tiktoken", ".jinja"}  # no code, no pickle
 
 
 @dataclass(frozen=True)
+class _File:
+    group: str  # the weights that it is a shard of
+    path: Path  # from the partial folder
+    tensors: Mapping[str, Stored]
+
+
+@dataclass(frozen=True)
 class _Slot:
+    """Where a tensor goes; a turned one is stored as its transpose."""
+
     file: int
     offset: int
     info: TensorInfo
+    turned: bool
 
 
 class CheckpointWriter:
-    """Writes one folder; a context manager that leaves the whole checkpoint or nothing.
+    """Writes one model; a context manager that leaves the whole checkpoint or nothing.
 
     Args:
-        out: the folder to make; must not exist, or be empty.
+        out: the folder or file to make; must not exist, or be an empty folder to fill.
         infos: every tensor that will be written, in file order.
-        shard_bytes: largest shard.
-        single: the file's name when one shard is enough.
+        shard_bytes: largest shard, where the layout has shards.
+        layout: what the files are and how tensors are called in them; names given to the writer are those of ``infos``.
+        notes: texts that travel with the model by name: files of a folder, strings in the header of a single file.
 
-    Raises WriteFailed when the target is taken, the disk is full, or a tensor is missing at the end.
+    Raises WriteFailed when the target is taken, the disk is full, or a tensor is missing at the end; what the layout raises.
     """
 
     def __init__(
-        self, out: str | Path, infos: Mapping[str, TensorInfo], shard_bytes: int = SHARD_BYTES, single: str = SINGLE
+        self,
+        out: str | Path,
+        infos: Mapping[str, TensorInfo],
+        shard_bytes: int = SHARD_BYTES,
+        layout: Layout | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         self.out = Path(out).resolve() if Path(out).is_dir() else Path(out)  # through a link to an empty folder
         self.partial = self.out.parent / f".{self.out.name}.partial"
-        self._shards = _split(infos, shard_bytes)
+        self._layout = layout or folder_layout()
+        self._notes = notes or {}
         self._infos = infos
-        self._single = single
+        self._groups = self._layout.divide(infos)
+        self._files = list(self._divided(shard_bytes))
         self._slots: dict[str, _Slot] = {}
         self._fds: list[int] = []
         self._missing = {name: info.nbytes for name, info in infos.items()}
+        self._turning: dict[str, tuple[Tensor, int]] = {}  # elements so far of tensors that are stored as their transpose
         self._counting = threading.Lock()
         # What is written goes to the disk while the next is computed, so that little is left to wait for at the end.
         self._syncer = ThreadPoolExecutor(1, "sync")
@@ -84,13 +105,13 @@ class CheckpointWriter:
         self._unsynced = 0
 
     def __enter__(self) -> Self:
-        refuse_taken(self.out)
+        refuse_taken(self.out, self._layout.single)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
             self._refuse_full()
-            for number, names in enumerate(self._shards):
-                self._reserve(number, names)
+            for number, file in enumerate(self._files):
+                self._reserve(number, file)
         except OSError as error:
             self._discard()
             raise _write_failed(self.out, error) from error
@@ -105,7 +126,7 @@ class CheckpointWriter:
         if (tensor.dtype, tuple(tensor.shape)) != (slot.info.dtype, slot.info.shape):
             got = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise WriteFailed(f"{name}: announced as {slot.info.dtype} {slot.info.shape}, got {got}")
-        self._put(name, _raw(tensor), slot.offset)
+        self._put(name, raw(tensor.T if slot.turned else tensor), slot.offset)
 
     def write_piece(self, name: str, start: int, piece: Tensor) -> None:
         """Write consecutive elements of a tensor, from element ``start`` on (any order, any thread, each element once)."""
@@ -113,11 +134,27 @@ class CheckpointWriter:
         if piece.dtype != slot.info.dtype or not 0 <= start <= slot.info.numel - piece.numel():
             got = f"{piece.dtype}, elements {start} to {start + piece.numel()}"
             raise WriteFailed(f"{name}: announced as {slot.info.dtype} of {slot.info.numel} elements, got {got}")
-        self._put(name, _raw(piece), slot.offset + start * piece.element_size())
+        if slot.turned:
+            self._collect(name, start, piece)
+        else:
+            self._put(name, raw(piece), slot.offset + start * piece.element_size())
+
+    def _collect(self, name: str, start: int, piece: Tensor) -> None:
+        """Keep a piece until the whole tensor is there, which is then stored as its transpose."""
+        info = self._slots[name].info
+        with self._counting:
+            if name not in self._turning:
+                self._turning[name] = torch.empty(info.numel, dtype=info.dtype), 0
+            whole, count = self._turning[name]
+            whole[start : start + piece.numel()] = piece.reshape(-1)
+            count += piece.numel()
+            self._turning[name] = whole, count
+        if count == info.numel:
+            self.write(name, self._turning.pop(name)[0].view(info.shape))
 
     def _put(self, name: str, data: memoryview, offset: int) -> None:
         try:
-            _pwrite(self._fds[self._slots[name].file], data, offset)
+            pwrite(self._fds[self._slots[name].file], data, offset)
         except OSError as error:
             raise _write_failed(self.out, error) from error
         with self._counting:
@@ -127,16 +164,29 @@ class CheckpointWriter:
                 self._unsynced = 0
                 self._syncing = self._syncer.submit(os.fdatasync, self._fds[self._slots[name].file])
 
-    def carry(self, folder: Path, leave: Iterable[str] = ()) -> None:
-        """Copy config, generation config, tokenizer and processor files along from a parent, but for patterns to leave."""
+    def carry(self, folder: Path, leave: Iterable[str] = (), into: str = "") -> None:
+        """Copy config, generation config, tokenizer, scheduler and processor files along from a folder of a parent.
+
+        Args:
+            leave: patterns of files not to copy.
+            into: subfolder of the child.
+        """
         for pattern in SIDECARS:
             for path in sorted(folder.glob(pattern)):
                 if path.suffix in TEXTS and not any(path.match(unwanted) for unwanted in leave):
-                    shutil.copyfile(inside(folder, path.name), self.partial / path.name)
+                    shutil.copyfile(inside(folder, path.name), self._beside(f"{into}/{path.name}" if into else path.name))
 
     def text(self, name: str, content: str) -> None:
-        """Add a text file."""
-        (self.partial / name).write_text(content, encoding="utf-8")
+        """Add a text file; its name may begin with a subfolder."""
+        self._beside(name).write_text(content, encoding="utf-8")
+
+    def _beside(self, name: str) -> Path:
+        """Where a file beside the weights goes."""
+        if self._layout.single:
+            raise WriteFailed(f"{self.out}: is one file, and can't have '{name}' beside it; give it to the writer as a note")
+        path = self.partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -153,24 +203,44 @@ class CheckpointWriter:
         missing = sorted(name for name, nbytes in self._missing.items() if nbytes)
         if missing:
             raise WriteFailed(f"{self.out}: {len(missing)} tensor(s) were never written, the first is '{missing[0]}'")
-        if len(self._shards) > 1:
-            weight_map = {name: self._file_name(slot.file) for name, slot in self._slots.items()}
-            total = sum(info.nbytes for info in self._infos.values())
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            self.text(INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+        if not self._layout.single:
+            self._index()
+            for name, content in self._notes.items():
+                self.text(name, content)
         self._syncing.result()
         for fd in self._fds:
             os.fsync(fd)
-        with suppress(FileNotFoundError):
-            self.out.rmdir()  # an empty folder may stand there; a filled one was refused on entry
-        self.partial.rename(self.out)
-        with suppress(FileNotFoundError):
-            (self.out / ".lock").unlink()
-        _sync_folder(self.out.parent)
+        if self._layout.single:
+            refuse_taken(self.out, single=True)  # renaming would replace what has come since
+            (self.partial / self.out.name).rename(self.out)
+        else:
+            with suppress(FileNotFoundError):
+                self.out.rmdir()  # an empty folder may stand there; a filled one was refused on entry
+            self.partial.rename(self.out)
+            with suppress(FileNotFoundError):
+                (self.out / ".lock").unlink()
+        sync_folder(self.out.parent)
 
-    def _file_name(self, number: int) -> str:
-        count = len(self._shards)
-        return self._single if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+    def _index(self) -> None:
+        """Write which shard has which tensor, for weights that are in several."""
+        for group, tensors in self._groups.items():
+            shards = [file for file in self._files if file.group == group]
+            if len(shards) > 1:
+                weight_map = {name: file.path.name for file in shards for name in file.tensors}
+                total = sum(stored.info.nbytes for stored in tensors.values())
+                index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+                self.text(weight_names(group)[0], json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    def _divided(self, shard_bytes: int) -> Iterator[_File]:
+        """The weight files, shard by shard."""
+        for group, tensors in self._groups.items():
+            if self._layout.single:
+                yield _File(group, Path(self.out.name), tensors)
+                continue
+            shards = _split({name: stored.info for name, stored in tensors.items()}, shard_bytes)
+            for number, names in enumerate(shards):
+                part = f"-{number + 1:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+                yield _File(group, Path(f"{group}{part}.safetensors"), {name: tensors[name] for name in names})
 
     def _lock(self) -> None:
         """Take the partial folder: what a killed write left there is cleared, a living one is respected."""
@@ -183,7 +253,9 @@ class CheckpointWriter:
             raise WriteFailed(f"{self.out}: another process is writing it right now; wait, or choose another -o") from None
         self._lock_fd: int = fd
         for path in self.partial.iterdir():
-            if path.name != ".lock":
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
                 path.unlink()
 
     def _refuse_full(self) -> None:
@@ -194,15 +266,22 @@ class CheckpointWriter:
                 f"{self.out}: needs {need / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; make room or choose another -o"
             )
 
-    def _reserve(self, number: int, names: list[str]) -> None:
-        header, offsets = _header({name: self._infos[name] for name in names})
-        fd = os.open(self.partial / self._file_name(number), os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
+    def _reserve(self, number: int, file: _File) -> None:
+        notes = self._notes if self._layout.single else {}
+        head, offsets = header({name: one.info for name, one in file.tensors.items()}, {**self._layout.metadata, **notes})
+        path = self.partial / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
         self._fds.append(fd)
-        size = len(header) + sum(self._infos[name].nbytes for name in names)
-        _claim(fd, size)
-        _pwrite(fd, memoryview(header), 0)
-        for name in names:
-            self._slots[name] = _Slot(number, len(header) + offsets[name], self._infos[name])
+        claim(fd, len(head) + sum(one.info.nbytes for one in file.tensors.values()))
+        pwrite(fd, memoryview(head), 0)
+        for name, one in file.tensors.items():
+            at = len(head) + offsets[name]
+            for part in one.parts:
+                self._slots[part] = _Slot(number, at, self._infos[part], one.turned)
+                at += self._infos[part].nbytes
+            if one.value is not None:
+                pwrite(fd, raw(one.value), at)
 
     def _discard(self) -> None:
         self._syncer.shutdown(wait=True, cancel_futures=True)
@@ -216,20 +295,11 @@ class CheckpointWriter:
             del self._lock_fd
 
 
-def _claim(fd: int, size: int) -> None:
-    """Reserve the bytes now, where the file system can; a full disk is an error here and not an hour later."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
-            raise
-
-
-def refuse_taken(out: Path) -> None:
-    """Raise WriteFailed when something stands where a folder is to be made."""
+def refuse_taken(out: Path, single: bool = False) -> None:
+    """Raise WriteFailed when something stands where a folder is to be made, or a single file."""
     there = out.exists() or out.is_symlink()
+    if there and single:
+        raise WriteFailed(f"{out}: exists already; remove it or choose another -o")
     if there and (not out.is_dir() or any(out.iterdir()) or out.resolve() == Path.cwd()):
         raise WriteFailed(f"{out}: exists already and is not an empty folder to fill; remove it or choose another -o")
 
@@ -250,40 +320,3 @@ def _split(infos: Mapping[str, TensorInfo], limit: int) -> list[list[str]]:
         shards[-1].append(name)
         size += info.nbytes
     return shards
-
-
-def _header(infos: Mapping[str, TensorInfo]) -> tuple[bytes, dict[str, int]]:
-    """The safetensors header (length, JSON, padded to 8 bytes) and each tensor's offset behind it."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offsets: dict[str, int] = {}
-    at = 0
-    for name, info in infos.items():
-        offsets[name] = at
-        entries[name] = {
-            "dtype": CODES[info.dtype],
-            "shape": list(info.shape),
-            "data_offsets": [at, at + info.nbytes],
-        }
-        at += info.nbytes
-    body = json.dumps(entries, separators=(",", ":")).encode()
-    body += b" " * (-len(body) % 8)
-    return len(body).to_bytes(8, "little") + body, offsets
-
-
-def _raw(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
-
-
-def _pwrite(fd: int, data: memoryview, offset: int) -> None:
-    while data.nbytes:
-        done = os.pwrite(fd, data[: 1 << 30], offset)  # one call writes at most 2 GiB
-        data, offset = data[done:], offset + done
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evomm.checkpoints.locate import is_hub_id, locate
+from evomm.checkpoints.locate import is_hub_id, locate, superfluous
 from evomm.errors import MissingFile
 
 
@@ -40,6 +40,30 @@ def test_a_relative_path_starts_beside_the_file_that_names_it(tmp_path: Path, mo
     assert locate(str(tmp_path / "work" / "m"), beside=tmp_path / "configs") == tmp_path / "work" / "m"
 
 
+def test_a_file_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"")
+    (tmp_path / "anime.safetensors").symlink_to(tmp_path / "blob")
+    assert locate("anime.safetensors", beside=tmp_path) == tmp_path / "anime.safetensors"
+
+
+def test_of_a_pipeline_only_the_best_weights_are_fetched() -> None:
+    """As stabilityai/stable-diffusion-xl-base-1.0 has them, and a model with shards."""
+    single, fp16 = "sd_xl_base_1.0.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"
+    files = [
+        "model_index.json",
+        single,
+        fp16,
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/model.fp16.safetensors",
+        "README.md",
+    ]
+    assert superfluous(files) == [single, fp16]
+    shards = ["a/model-00001-of-00002.safetensors", "a/model.safetensors.index.json"]
+    copies = ["a/model.fp16-00001-of-00009.safetensors", "a/model.safetensors.index.fp16.json"]
+    assert superfluous([*shards, *copies]) == copies[:1]
+    assert superfluous(["model-00001-of-00002.safetensors", "model.safetensors.index.json"]) == []
+
+
 @pytest.mark.parametrize("download", [True, False])
 def test_a_hub_model_that_is_not_here_says_how_to_fetch_it(download: bool) -> None:
     with pytest.raises(MissingFile, match="`hf download owner/name`"):
@@ -60,7 +84,7 @@ def test_a_hub_model_in_the_cache_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "nowhere", "a/b/c"])
 def test_what_can_be_nothing_says_what_was_expected(model: str) -> None:
-    with pytest.raises(MissingFile, match="no such folder, and not a zoo: name or a hub id"):
+    with pytest.raises(MissingFile, match="no such folder or file, and not a zoo: name or a hub id"):
         locate(model)
 
 
