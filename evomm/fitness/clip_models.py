@@ -39,6 +39,10 @@ def of_name(source: str, device: str) -> Towers:
     known = open_clip.list_pretrained_tags_by_model(name)
     if weights not in known:
         raise UsageError(f"scorer '{source}': expected weights as in {name}/WEIGHTS, got '{weights}'{nearest(weights, known)}")
+    trained, built = open_clip.get_pretrained_cfg(name, weights), open_clip.get_model_config(name)
+    other = f"{name}-quickgelu" in open_clip.list_models()
+    if other and bool(trained.get("quick_gelu")) != bool(built.get("quick_gelu")):  # open_clip only warns, and scores worse
+        raise UsageError(f"scorer '{source}': these weights belong to another activation; write {name}-quickgelu/{weights}")
     try:
         model, preprocess = open_clip.create_model_from_pretrained(name, weights, device=device, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
@@ -136,8 +140,10 @@ def of_transformers(source: str, beside: Path | None, device: str) -> Towers:
     def pictures(items: Sequence[Image.Image]) -> Tensor:
         return _pooled(model.get_image_features(**processor(images=list(items), return_tensors="pt").to(device)))
 
+    limit = min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+
     def texts(items: Sequence[str]) -> Tensor:
-        tokens = processor(text=list(items), padding="max_length", truncation=True, return_tensors="pt")
+        tokens = processor(text=list(items), padding="max_length", truncation=True, max_length=limit, return_tensors="pt")
         return _pooled(model.get_text_features(**tokens.to(device)))
 
     return Towers(pictures, texts)

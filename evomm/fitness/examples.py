@@ -67,7 +67,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {number}: not JSON ({error}); mend or delete the line") from error
         yield row if isinstance(row, dict) else {}
 

@@ -119,6 +119,7 @@ def first_error(source: str, beside: Path | None = None) -> str:
     [
         ("ViT-B-23/laion2b_s34b_b79k", "UsageError: .*open_clip has no model 'ViT-B-23'; did you mean 'ViT-B-32'"),
         ("ViT-B-32/laion2b_s34b_b79", "UsageError: .*got 'laion2b_s34b_b79'; did you mean 'laion2b_s34b_b79k'"),
+        ("ViT-B-32/openai", "UsageError: .*another activation; write ViT-B-32-quickgelu/openai"),
         ("ViT-B-32", "UsageError: .*expected weights as in ViT-B-32/WEIGHTS"),
         ("ViT-B-32/laion2b_s34b_b79k", "MissingFile: .*could not be fetched"),
         ("./nowhere", "MissingFile: model './nowhere': no such folder"),

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evomm.adapters.generation import TextGeneration
 from evomm.errors import MissingFile, UsageError
@@ -95,6 +98,21 @@ def test_files_from_other_systems_are_read(tmp_path: Path) -> None:
     task = load_task(make(tmp_path, data={"test": "test.tsv", "search": "search.jsonl"}))
     assert [(e.question, e.answer) for e in task.examples("test")] == [("a", "1"), ("b", "2")]
     assert task.prompts(task.examples("search")) == ["Q: c\nA: "]
+
+
+@given(st.binary(max_size=200), st.sampled_from(["data.jsonl", "data.tsv", "data.txt"]))
+def test_no_file_does_more_than_be_refused(tmp_path: Path, content: bytes, name: str) -> None:
+    path = make(tmp_path, data={"test": name})
+    (tmp_path / name).write_bytes(content)
+    with suppress(UsageError):
+        load_task(path).examples("test")
+
+
+def test_lines_nested_without_end_are_told(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    (tmp_path / "data.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="line 1: not JSON"):
+        load_task(path).examples("test")
 
 
 def test_space_around_a_question_hides_no_leak(tmp_path: Path) -> None:
