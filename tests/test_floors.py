@@ -80,6 +80,7 @@ def test_no_import_cycles() -> None:
 LATE = {
     "evomm.adapters.llm": {"evomm.adapters.llm_model"},
     "evomm.fitness.clip": {"evomm.fitness.clip_models"},
+    "evomm.checkpoints.lora_names": {"diffusers.loaders.lora_conversion_utils", "diffusers.utils.state_dict_utils"},
     "evomm.checkpoints.locate": {"huggingface_hub", "huggingface_hub.errors"},
     "evomm.checkpoints.converters": {"diffusers.loaders.single_file_utils"},
 }

@@ -102,7 +102,11 @@ def read_config(folder: Path) -> LoraConfig:
     if not (folder / CONFIG).exists():
         raise MissingFile(f"{folder}: expected {CONFIG}, as peft's save_pretrained writes it; is this a LoRA adapter?")
     path = inside(folder, CONFIG)
-    raw = read_json(path)
+    return parse_config(read_json(path), path)
+
+
+def parse_config(raw: Mapping[str, Any], path: Path) -> LoraConfig:
+    """The config in a file; raises DamagedFile and UsageError as `read_config`."""
     _refuse_unsupported(raw, path)
     try:
         return parse(LoraConfig, raw, str(path))

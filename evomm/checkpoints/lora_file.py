@@ -81,7 +81,9 @@ def read_parts(folder: Path, config: LoraConfig) -> Mapping[str, Part]:
     path = _weights(folder)
     factors: dict[str, dict[str, Tensor]] = {}
     wholes: dict[str, Tensor] = {}
-    for key, tensor in read_finite(path).items():
+    tensors = read_tensors(path)
+    refuse_unfinite(path, tensors)
+    for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if match := _FACTOR.fullmatch(name):
             factors.setdefault(match["module"], {})[match["factor"]] = tensor
@@ -131,13 +133,11 @@ def low_rank(module: str, a: Tensor, b: Tensor, rank: int, scaling: float, path:
     return Product(b.flatten(1), a.flatten(1), scaling, (len(b), *a.shape[1:]))
 
 
-def read_finite(path: Path) -> Mapping[str, Tensor]:
-    """All tensors of a LoRA's file, memory-mapped; DamagedFile when one holds NaN or infinity."""
-    tensors = read_tensors(path)
+def refuse_unfinite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise DamagedFile when a tensor of a LoRA's file holds NaN or infinity."""
     for key, tensor in tensors.items():
         if not _finite(tensor):
             raise DamagedFile(f"{path}: '{key}' holds NaN or infinity; training diverged or the file is broken")
-    return tensors
 
 
 def _finite(tensor: Tensor) -> bool:
