@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from evomm.merge.code_cache import keep_code
+
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
@@ -23,12 +25,10 @@ _KEYS = 1024  # magnitudes that `keep_ranked` tells apart: 128 in each of 8 octa
 
 
 def _compiled(function: F, fastmath: Collection[str] = ()) -> F:
-    """Compiled when first called and kept beside this file, as Python keeps byte code; in memory where it cannot be kept."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
-    try:
-        return cast(F, njit(**options, cache=True)(function))
-    except RuntimeError:  # neither this folder nor the user's cache can be written
-        return cast(F, njit(**options)(function))
+    """Compiled when first called; see `code_cache` for where the result is kept."""
+    compiled = njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    keep_code(compiled)
+    return cast(F, compiled)
 
 
 def _summed(function: F) -> F:

@@ -1,6 +1,7 @@
 """Bad input: one clear message, the right exit code, nothing written, nothing lost."""
 
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -173,6 +174,23 @@ def test_a_write_that_fails_halfway(world: Path, tmp_path: Path, verb: str) -> N
         assert sorted(tmp_path.rglob("*")) == before
     else:  # a folder without a store is no run: the same command starts it again
         assert not (tmp_path / "out" / "run.sqlite").exists()
+
+
+def test_a_merge_does_not_need_to_keep_compiled_code(world: Path, tmp_path: Path) -> None:
+    """The child's files are small enough for the system, compiled code is not."""
+    code, limit = tmp_path / "code", 4096
+    done = subprocess.run(
+        [sys.executable, "-c", "from evomm.cli.app import main; main()", "merge", "recipe.yaml", "-o", "out"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env={**os.environ, "NUMBA_CACHE_DIR": str(code)},
+        cwd=world,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(code.rglob("*.nbi"))
+    assert not list(code.rglob("*.nbc"))
 
 
 def test_a_taken_target_is_not_overwritten(evomm: Evomm, world: Path, tmp_path: Path) -> None:
