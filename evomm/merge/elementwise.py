@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from evomm.merge import kernels
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)  # only what is not finite is above
 _NONE = np.empty(0, np.uint16)
 
 
 def difference(out: Tensor, values: Tensor, base: Tensor) -> Tensor:
     """values - base, in float32, into ``out``; all (n,)."""
-    if _bf16(values) and _bf16(base) and _cpu(out):
+    if _bfloat16_on_cpu(values) and _bfloat16_on_cpu(base) and _float32_on_cpu(out):
         kernels.difference(out.numpy(), _bits(values), _bits(base))
         return out
     return out.copy_(values).sub_(base)
@@ -27,7 +28,7 @@ def difference(out: Tensor, values: Tensor, base: Tensor) -> Tensor:
 
 def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
     """Σ_p c_p x_p, added in the order of the parents; float32, of any one shape."""
-    if all(map(_cpu, tensors)):
+    if all(map(_float32_on_cpu, tensors)):
         merged = torch.empty_like(tensors[0])
         kernels.combine(_flat(merged), tuple(map(_flat, tensors)), _singles(coefficients))
         return merged
@@ -53,12 +54,11 @@ def elect(
     """
     # Weights that cancel do so to the rounding of float32; those of one sign cancel nowhere.
     least = 0.0 if min(weights) > 0 else 1e-6 * max(map(abs, weights))
-    if all(map(_cpu, values)):
+    if all(map(_float32_on_cpu, values)):
         merged = torch.empty_like(values[0])
         numbers = _singles(voices), _singles(factors), _singles(weights)
         kernels.elect(_flat(merged), tuple(map(_flat, values)), *numbers, np.float32(least), normalize)
         return merged
-    # No comparison is made: a tensor of booleans costs ten times a product.
     votes = combination(values, voices)
     sign = torch.copysign(votes.new_ones(()), votes)
     agreeing = [(x * f).mul_(sign).clamp_min_(0) for x, f in zip(values, factors, strict=True)]  # |f_p x_p| or 0
@@ -69,6 +69,11 @@ def elect(
     return total.div_(share.masked_fill_(share.abs() <= least, 1.0))
 
 
+def shrink(values: Tensor, threshold: float) -> Tensor:
+    """Elements with magnitudes above the threshold, 0 elsewhere; those that are not finite are above every threshold."""
+    return hardshrink(values, min(threshold, LARGEST))
+
+
 def gram_halves(products: NDArray[np.float64], values: Sequence[Tensor], base: Tensor | None) -> None:
     """Add to (P, P), lower triangle, the inner products of bfloat16 values (n,) on a CPU, or of their differences from a base."""
     kernels.gram(products, tuple(map(_bits, values)), _NONE if base is None else _bits(base))
@@ -77,7 +82,7 @@ def gram_halves(products: NDArray[np.float64], values: Sequence[Tensor], base: T
 def keep(values: Tensor, draws: NDArray[np.uint16], density: float) -> Tensor:
     """Set to 0, in place, the elements whose draws are not below that share of 2^16; (n,) or (r, C)."""
     limit = round(density * (1 << 16))
-    if _cpu(values):
+    if _float32_on_cpu(values):
         kernels.keep(_flat(values), draws, limit)
         return values
     kept = torch.ones(draws.size)
@@ -91,7 +96,7 @@ def keep_ranked(values: Tensor, draws: NDArray[np.uint16], low: float, high: flo
     Ranks are of magnitudes, compared to 8 significant bits; equal ones, and all below 2^-8 of the row's largest, get their
     mean rank.
     """
-    here = values if _cpu(values) else values.float().cpu()
+    here = values if _float32_on_cpu(values) else values.float().cpu()
     kernels.keep_ranked(here.numpy(), draws.reshape(values.shape), low, high)
     return values if here is values else values.copy_(here)
 
@@ -106,7 +111,7 @@ def tally(counts: NDArray[np.uint32], values: Tensor, base: Tensor | None = None
 
 def round_off(out: Tensor, merged: Tensor, base: Tensor | None) -> float:
     """merged (+ base) into ``out``, rounded to its dtype; gives the largest magnitude before, not finite when one is not."""
-    if _bf16(out) and _cpu(merged) and (base is None or _bf16(base)):
+    if _bfloat16_on_cpu(out) and _float32_on_cpu(merged) and (base is None or _bfloat16_on_cpu(base)):
         largest = kernels.round_off(_bits(out), _flat(merged), _NONE if base is None else _bits(base))
         return float(largest)
     if base is not None:
@@ -116,19 +121,19 @@ def round_off(out: Tensor, merged: Tensor, base: Tensor | None) -> float:
 
 
 def single(number: float) -> float:
-    """The number, infinite when float32 has none so large: torch would raise where a sum is to overflow."""
-    return number if abs(number) <= _LARGEST else math.copysign(math.inf, number)
+    """The number, infinite when float32 has none so large: torch would raise where a sum is to overflow. NaN stays NaN."""
+    return math.copysign(math.inf, number) if abs(number) > LARGEST else number
 
 
 def _singles(numbers: Sequence[float]) -> tuple[np.float32, ...]:
     return tuple(np.float32(single(number)) for number in numbers)
 
 
-def _cpu(tensor: Tensor) -> bool:
+def _float32_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
-def _bf16(tensor: Tensor) -> bool:
+def _bfloat16_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and tensor.is_contiguous()
 
 

@@ -178,6 +178,7 @@ class _Values:
         self._buffers = [torch.empty(0, dtype=torch.float32, device=device) for _ in range(len(self._parents) + 1)]
         self.base: Tensor | None = None  # of the last piece, when there is one
         every = [*self._parents, *([] if self._anchor is None else [self._anchor])]
+        # Whether parents and base are all bfloat16 on a CPU: compiled loops then take them as they are stored, without a copy.
         self.halves = device.type == "cpu" and all(isinstance(f, Tensor) and f.dtype == torch.bfloat16 for f in every)
 
     def stored(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:

@@ -91,7 +91,8 @@ def elect(
         sign = np.copysign(one, vote)
         total = share = zero
         for p in range(len(values)):
-            agreeing = max(values[p][i] * factors[p] * sign, zero)
+            agreeing = values[p][i] * factors[p] * sign
+            agreeing = zero if agreeing < zero else agreeing  # not max(): NaN is to stay
             total += agreeing
             share += weights[p] if agreeing > zero else zero
         total *= sign

@@ -210,7 +210,8 @@ class WholeTensor:
         return float(np.nextafter(np.float32(middle), np.float32(0))) if bits % 2 == 0 else middle
 
     def _float(self, bits: int) -> float:
-        kind = torch.int16 if self._dtype.itemsize == 2 else torch.int32
+        """The number that has these bits. After the last NaN comes -0, in a damaged parent: NaN is above every cutoff."""
+        kind = torch.uint16 if self._dtype.itemsize == 2 else torch.uint32
         return float(torch.tensor(bits, dtype=kind).view(self._dtype))
 
 

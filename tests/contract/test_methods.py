@@ -1,12 +1,17 @@
 """What every merge method keeps, by property: iterates over METHODS, so a new one is tested the day it is added."""
 
 import math
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from evomm.errors import DamagedFile
 from evomm.merge import engine
 from evomm.merge.method import keyword
 from evomm.merge.recipe import Recipe
@@ -16,6 +21,7 @@ from tests.merge.kit import (
     LABELS,
     Kind,
     close,
+    in_torch,
     merge_one,
     merged,
     random_parents,
@@ -95,6 +101,42 @@ def test_parents_are_never_written_to(kind: Kind, dtype: torch.dtype) -> None:
     for label, (tensor, version) in before.items():
         assert same(parents[label], tensor)
         assert parents[label]._version == version, "torch counts what is written in place, the same values too"
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("dtype", "route"),
+    [(torch.float16, nullcontext), (torch.bfloat16, nullcontext), (torch.float32, nullcontext), (torch.float32, in_torch)],
+    ids=["float16", "bfloat16", "float32", "float32-in-torch"],
+)
+def test_what_is_not_finite_is_refused(kind: Kind, dtype: torch.dtype, route: Callable[[], Any]) -> None:
+    """In any parent, the base too; also where a method would drop, outvote or average it away."""
+    good, labels = random_parents(7, 13, dtype=dtype), list(telling(kind).parents)
+    recipes = [*variants(kind), recipe(kind.method, based=kind.based), *extremes(kind), telling(kind, dtype="float32")]
+    for what, (place, bad), damaged in product(recipes, not_finite(dtype), [*([label] for label in labels), labels]):
+        parents = dict(good)
+        for label in damaged:
+            parents[label] = good[label].clone()
+            parents[label].view(-1)[place] = bad
+        with route(), pytest.raises(DamagedFile) as refused:
+            merge_one(what, parents)
+        said = rf"parent '({'|'.join(damaged)})': tensor 'w' holds 1 value\(s\) that are NaN or infinite"
+        assert re.match(said, str(refused.value))
+
+
+def not_finite(dtype: torch.dtype) -> list[tuple[int, Tensor]]:
+    """Values, and where to put them: first, in the vector lanes; or last, in what 91 elements leave over."""
+    every_bit = torch.tensor(-1, dtype=torch.int16 if dtype.itemsize == 2 else torch.int32).view(dtype)
+    infinity, nan = torch.tensor([math.inf, math.nan], dtype=dtype)
+    return [(0, nan), (-1, nan), (-1, every_bit), (0, -infinity), (-1, infinity)]
+
+
+def extremes(kind: Kind) -> list[Recipe]:
+    """Two recipes: all numbers are the smallest that are allowed, or as large as float32 knows none."""
+    specs = [spec for spec in parameters(kind.method).values() if spec.kind in {"per parent", "number"}]
+    low: dict[str, Any] = {spec.name: max(spec.range.low, 0.0) for spec in specs}
+    high: dict[str, Any] = {spec.name: min(spec.range.high, 1e39) for spec in specs}
+    return [recipe(kind.method, based=kind.based, **values) for values in (low, high)]
 
 
 @EVERY

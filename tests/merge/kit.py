@@ -1,14 +1,17 @@
 """What tests of merging share: recipes over parents in memory, and their children."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from evomm.checkpoints.reader import MemoryReader
+from evomm.merge import elementwise
 from evomm.merge.engine import Engine, Pieces
 from evomm.merge.plan import Job, Readers, plan
 from evomm.merge.recipe import Block, DtypeName, Recipe, Source, Value
@@ -87,6 +90,15 @@ def merged(
 def merge_one(what: Recipe, tensors: Mapping[str, Tensor], piece: int = PIECE) -> Tensor:
     """The child of parents with one tensor each."""
     return merged(what, readers({label: tensors[label] for label in what.parents}), piece)["w"]
+
+
+@contextmanager
+def in_torch() -> Iterator[None]:
+    """As on another device: the formulas in torch instead of the compiled loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elementwise, "_float32_on_cpu", lambda tensor: False)
+        patch.setattr(elementwise, "_bfloat16_on_cpu", lambda tensor: False)
+        yield
 
 
 def random_parents(

@@ -1,9 +1,5 @@
 """The compiled loops against the formulas in torch that other devices run, and against exact counts."""
 
-import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
@@ -11,21 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomm.merge import elementwise
 from evomm.merge.elementwise import combination, combine_halves, difference, elect, gram_halves, keep_ranked, round_off, tally
+from tests.merge.kit import in_torch
 
 SIZES = st.integers(1, 70)  # with and without what is left over after the vector lanes
 NUMBERS = st.floats(-4, 4, width=16)
 WEIGHTS = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 3.0]), min_size=1, max_size=4)
-
-
-@contextmanager
-def in_torch() -> Iterator[None]:
-    """As on another device: the formulas in torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(elementwise, "_cpu", lambda tensor: False)
-        patch.setattr(elementwise, "_bf16", lambda tensor: False)
-        yield
 
 
 def some(data: st.DataObject, count: int, size: int) -> list[Tensor]:
@@ -86,13 +73,39 @@ def test_the_short_way_of_bfloat16_gives_the_bits_of_the_long_way(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_shows(bad: float) -> None:
-    for at, size in itertools.product((0, 1, 66), (67,)):
-        merged, out = torch.ones(size), torch.empty(size, dtype=torch.bfloat16)
+    for at in (0, 1, 66):  # in the vector lanes, and in what is left over
+        merged, out = torch.ones(67), torch.empty(67, dtype=torch.bfloat16)
         merged[at] = bad
         assert not np.isfinite(round_off(out, merged, None))
         assert not np.isfinite(combine_halves(out, [merged.bfloat16()], None, [1.0]))
         with in_torch():
             assert not np.isfinite(round_off(out, merged, None))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@given(WEIGHTS, SIZES, st.booleans(), st.data())
+def test_elections_do_not_outvote_what_is_not_finite(
+    bad: float, weights: list[float], size: int, normalize: bool, data: st.DataObject
+) -> None:
+    tensors = some(data, len(weights), size)
+    at = data.draw(st.integers(0, size - 1))
+    data.draw(st.sampled_from(tensors))[at] = bad
+    assert not elect(tensors, weights, weights, weights, normalize)[at].isfinite()
+    with in_torch():
+        assert not elect(tensors, weights, weights, weights, normalize)[at].isfinite()
+
+
+@given(WEIGHTS, SIZES, st.booleans(), st.data())
+def test_a_coefficient_that_is_no_number_makes_none(
+    weights: list[float], size: int, normalize: bool, data: st.DataObject
+) -> None:
+    tensors = [x + 10 for x in some(data, len(weights), size)]
+    weights[data.draw(st.integers(0, len(weights) - 1))] = float("nan")
+    assert combination(tensors, weights).isnan().all()
+    assert elect(tensors, [1.0] * len(weights), weights, weights, normalize).isnan().all()
+    with in_torch():
+        assert combination(tensors, weights).isnan().all()
+        assert elect(tensors, [1.0] * len(weights), weights, weights, normalize).isnan().all()
 
 
 @given(st.integers(0, 2_100), st.integers(1, 3), st.booleans())
@@ -134,9 +147,5 @@ def test_equal_magnitudes_of_a_row_get_their_mean_rank(row: list[float]) -> None
                 assert got == (value if level < limit else 0.0)
 
 
-def numbers(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values)
-
-
 def test_coefficients_beyond_float32_give_infinity_and_no_exception() -> None:
-    assert combination([numbers([1.0, -2.0])], [1e39]).tolist() == [float("inf"), -float("inf")]
+    assert combination([torch.tensor([1.0, -2.0])], [1e39]).tolist() == [float("inf"), -float("inf")]

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
-from evomm.merge.elementwise import combination, elect, single
+from evomm.merge.elementwise import combination, elect, shrink
 from evomm.merge.method import Fraction, Positive, Whole
 from evomm.merge.methods.sparse import add
 
@@ -40,7 +39,7 @@ def sce(deltas: Sequence[Tensor], whole: Whole, *, select_topk: Fraction = 1.0) 
 
 def ram(deltas: Sequence[Tensor], whole: Whole, *, epsilon: Positive = 1e-5) -> Tensor:
     """Per element, the mean of the task vectors that have one (|δ| > epsilon). arXiv 2601.13572."""
-    kept = [hardshrink(delta, single(epsilon)) for delta in deltas]
+    kept = [shrink(delta, epsilon) for delta in deltas]
     return add(kept).div_(_counts(kept).clamp_min_(1))
 
 
@@ -50,7 +49,7 @@ def ramplus_tl(
     """As ram, elements that one parent alone has scaled up by 1 + r min(shared / unique, alpha). arXiv 2601.13572."""
     shared, unique = whole.total(("ram", epsilon), lambda values, _: _overlap(values, epsilon))  # (P,) each
     scales = (1 + r * (shared / unique.clamp(min=1)).clamp(0, alpha)).tolist()  # who has none alone is not scaled
-    kept = [hardshrink(delta, single(epsilon)) for delta in deltas]
+    kept = [shrink(delta, epsilon) for delta in deltas]
     counts = _counts(kept)
     alone = (counts == 1).to(counts.dtype)
     mean = add(kept).div_(counts.clamp_min(1))
@@ -97,7 +96,7 @@ def _counts(kept: Sequence[Tensor]) -> Tensor:
 
 def _overlap(deltas: Sequence[Tensor], epsilon: float) -> Tensor:
     """(2, P): elements that a parent shares with another, and those that it has alone."""
-    kept = [hardshrink(delta, single(epsilon)) for delta in deltas]
+    kept = [shrink(delta, epsilon) for delta in deltas]
     counts = _counts(kept)
     rows = [[((x != 0) & (counts > 1)).sum(), ((x != 0) & (counts == 1)).sum()] for x in kept]
     return torch.stack([torch.stack(row) for row in rows], dim=1)

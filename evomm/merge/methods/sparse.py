@@ -5,9 +5,8 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
-from evomm.merge.elementwise import elect
+from evomm.merge.elementwise import elect, shrink
 from evomm.merge.method import Default, Densities, Range, Weights, Whole
 from evomm.merge.methods.sums import mix
 
@@ -180,10 +179,10 @@ def _band(delta: Tensor, parent: int, whole: Whole, density: float, gamma: float
     if gamma == 0:
         keep = max(1, keep) if density > 0 else 0
     smallest = max(0, whole.numel - keep - int(gamma * whole.numel))
-    kept = hardshrink(delta, whole.cutoff(parent, whole.numel - smallest))
+    kept = shrink(delta, whole.cutoff(parent, whole.numel - smallest))
     largest = whole.numel - smallest - keep
     # Where many are equally large, none is an outlier.
-    return kept if largest == 0 else kept.sub_(hardshrink(delta, whole.cutoff(parent, largest, some=False)))
+    return kept if largest == 0 else kept.sub_(shrink(delta, whole.cutoff(parent, largest, some=False)))
 
 
 def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> Kept:
@@ -201,7 +200,7 @@ def _prune(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], eps
     for p, (k, e) in enumerate(zip(density, epsilon, strict=True)):
         low, high = max(0.0, k - e), min(1.0, k + e)
         if k < 1:
-            kept[p] = whole.ranked_lottery(p, low, high) if k > 0 else torch.zeros_like(deltas[p])
+            kept[p] = whole.ranked_lottery(p, low, high) if k > 0 else deltas[p].mul_(0)  # NaN and infinity are to show
         if rescale and 0 < k < 1:
             gains[p] = 1 / (low + (high - low) * whole.ranked_share(p))
     return kept, gains
