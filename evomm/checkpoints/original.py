@@ -208,7 +208,10 @@ def _fused(infos: Mapping[str, TensorInfo], place: str, parts: tuple[str, ...]) 
     """Rows of the query, the key, and the value, in this order."""
     kinds = {letter: name for name in parts for letter in _QKV if f".self_attn.{letter}_proj." in name}
     if tuple(sorted(kinds)) != tuple(sorted(_QKV)) or len({infos[name] for name in parts}) > 1:
-        raise MisfitError(f"'{place}' holds a query, a key and a value of one dtype and shape; found {', '.join(parts)}")
+        raise MisfitError(
+            f"'{place}' holds a query, a key and a value of one dtype and shape, "
+            f"found {', '.join(f'{name} ({infos[name].dtype})' for name in parts)}; give the child one dtype, or write a folder"
+        )
     info = infos[parts[0]]
     shape = (sum(infos[name].shape[0] for name in parts), *info.shape[1:])
     return Stored(TensorInfo(info.dtype, shape), tuple(kinds[letter] for letter in _QKV))
