@@ -97,6 +97,10 @@ class Adapter(ABC):
         """Component -> the parent that it is taken from, of those that this kind of model does not mix unless told to."""
         return {}
 
+    def lent(self, recipe: Recipe, models: Mapping[str, Model]) -> Mapping[str, str]:
+        """Component -> the parent that lends it, of those that not all parents of a merge have."""
+        return {}
+
     @abstractmethod
     def blocks(self, model: Model) -> Mapping[str, Place]:
         """Where each tensor stands: its layer and component."""
@@ -138,6 +142,16 @@ class Adapter(ABC):
                     f"component '{name}' is to be taken from '{label}', which has none{nearest(name, known)}; "
                     f"it has {', '.join(known)}"
                 )
+
+    def unfold(self, recipe: Recipe, models: Mapping[str, Model]) -> Recipe:
+        """The recipe with its block-weight strings as blocks, for kinds of models whose users have such strings."""
+        if recipe.block_weights:
+            raise UsageError(f"block_weights are strings of image models; an adapter '{self.name}' has none, write blocks")
+        return recipe
+
+    def block_weights(self, recipe: Recipe, models: Mapping[str, Model]) -> Mapping[str, str]:
+        """Label -> the recipe's weights of that parent as a block-weight string, where there is such a thing."""
+        return {}
 
     def layers(self, models: Mapping[str, Model]) -> dict[str, dict[str, int | None]]:
         """Label -> tensor name -> number of its layer."""

@@ -6,10 +6,11 @@ from pathlib import Path
 from evomm.adapters.base import Adapter
 from evomm.adapters.fake import FakeAdapter
 from evomm.adapters.llm import LLMAdapter
+from evomm.adapters.sdxl import SDXLAdapter
 from evomm.checkpoints.reader import Checkpoint
 from evomm.errors import MisfitError
 
-ADAPTERS: Mapping[str, type[Adapter]] = {"llm": LLMAdapter, "fake": FakeAdapter}
+ADAPTERS: Mapping[str, type[Adapter]] = {"llm": LLMAdapter, "sdxl": SDXLAdapter, "fake": FakeAdapter}
 
 
 def detect(path: Path) -> Adapter:

@@ -75,6 +75,7 @@ def _called(role: str, outcome: "Outcome") -> str:
     names = {
         "child": f"child ({outcome.subjects['child']})",
         "random": "best of random search, same budget",
+        "grid": "best of a plain grid, same budget",
         "uniform": "uniform merge",
         "base": "base",
     }

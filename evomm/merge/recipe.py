@@ -102,7 +102,8 @@ class Recipe(Plain):
     layers in order; layer by layer as in the parents when absent. vocabulary: how parents with different tokens are aligned.
     chat_template: of the child, as Jinja text; the carrier's when absent. components: component (the first word of its
     tensors' names, such as vae) -> label of the parent that it is taken from whole; the others are mixed. generation: how the
-    child is meant to be asked, such as the number of steps of a few-step model.
+    child is meant to be asked, such as the number of steps of a few-step model. block_weights: label -> the parent's weights as
+    the string of numbers that block-weight users of image models know, instead of blocks.
     """
 
     method: str
@@ -118,6 +119,7 @@ class Recipe(Plain):
     chat_template: str | None = None
     components: Mapping[str, str] = Field(default_factory=dict)
     generation: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
+    block_weights: Mapping[str, str] = Field(default_factory=dict)
 
     @field_validator("method")
     @classmethod
@@ -155,6 +157,7 @@ class Recipe(Plain):
         for part in self.slices:
             yield from (("parent of a slice", label) for label in part.layers)
         yield from ((f"owner of component '{name}'", label) for name, label in self.components.items())
+        yield from (("parent with block_weights", label) for label in self.block_weights)
 
     @property
     def mixed(self) -> tuple[str, ...]:

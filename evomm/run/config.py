@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -57,7 +57,7 @@ class EvolveConfig(Plain):
     vector is its scale. base: the common ancestor, for methods on task vectors. components: part of the model -> label of the
     parent that it is taken from whole, or "mixed". generation: how candidates are asked, where the task's way is not meant.
     fixed: method parameters that are not searched. genes: those that are. baseline: a searcher that gets the same
-    budget, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
+    budget, or several, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
     dtype: of the child. device and compute: where and in which dtype candidates are run. batch: prompts at a time.
     threads: of this process's CPU work, torch's choice when absent; small models are fastest with one.
     """
@@ -73,7 +73,7 @@ class EvolveConfig(Plain):
     fixed: Mapping[str, Value] = Field(default_factory=dict)
     grouping: Grouping = Grouping()
     search: SearchConfig = SearchConfig()
-    baseline: Literal["random"] | None = "random"
+    baseline: str | tuple[str, ...] | None = "random"
     limits: Limits = Limits()
     finalists: int = Field(default=4, ge=1)
     dtype: DtypeName = "bfloat16"
@@ -89,7 +89,11 @@ class EvolveConfig(Plain):
             raise ValueError(f"unknown adapter '{self.adapter}'{nearest(self.adapter, ADAPTERS)}")
         if self.method not in METHODS:
             raise ValueError(f"unknown method '{self.method}'{nearest(self.method, METHODS)}")
-        for label in {"child", "uniform", "random"} & set(self.parents):
+        for name in self.baselines:
+            if name not in SEARCHERS or name == self.search.method:
+                known = [one for one in SEARCHERS if one != self.search.method]
+                raise ValueError(f"baseline '{name}' is no other searcher{nearest(name, known)}")
+        for label in {"child", "uniform", *SEARCHERS} & set(self.parents):
             raise ValueError(f"parent '{label}': that is what results are called; give it another label")
         if MIXED in self.parents:
             raise ValueError(f"parent '{MIXED}': that is what mixed components are called; give it another label")
@@ -106,6 +110,12 @@ class EvolveConfig(Plain):
             raise ValueError(f"search.population ({population}) is larger than search.evaluations")
         self.template()  # raises what a recipe would
         return self
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Searchers that get the same budget."""
+        given = (self.baseline,) if isinstance(self.baseline, str) else self.baseline
+        return given or ()
 
     @property
     def models(self) -> dict[str, Source]:

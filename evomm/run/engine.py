@@ -6,9 +6,10 @@ steps that are in the store are replayed from it, and the searcher must ask agai
 
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from evomm.run.store import Final, Store, Trial
 from evomm.search.base import Problem, Searcher
 from evomm.search.table import SEARCHERS
 
-_VERSIONS = ("evomm", "torch", "transformers", "cma", "numpy")
+PICTURES = "pictures"  # of a run's folder, for tasks whose answers are files
+_VERSIONS = ("evomm", "torch", "transformers", "diffusers", "cma", "numpy")
 
 
 class Watch(Protocol):
@@ -98,14 +100,14 @@ def _go_on(store: Store, setup: Setup, evaluator: Evaluator, watch: Watch, start
     for warning in setup.warnings:
         watch.warn(warning)
     config = setup.config
-    names = [config.search.method, *([config.baseline] if config.baseline else [])]
+    names = [config.search.method, *config.baselines]
     finalists: dict[str, dict[str, Recipe]] = {}
-    for name in dict.fromkeys(names):
+    for name in names:
         searcher = _searcher(setup, name)
         finalists[name] = _search(store, setup, searcher, name, evaluator, watch)
     everyone = {subject: recipe for few in finalists.values() for subject, recipe in few.items()}
-    _look(store, evaluator, "validation", everyone, watch)
-    _look(store, evaluator, "test", _subjects(store, setup, finalists), watch)
+    _look(store, setup, evaluator, "validation", everyone, watch)
+    _look(store, setup, evaluator, "test", _subjects(store, setup, finalists), watch)
     outcome = Outcome.of(store, setup, seconds=time.monotonic() - started)
     (store.folder / "recipe.yaml").write_text(outcome.recipe.to_yaml(), encoding="utf-8")
     return outcome
@@ -127,13 +129,16 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
     generations = setup.config.search.evaluations // searcher.population
     watch.stage(f"search ({name})", generations * searcher.population)
     trials: list[Trial] = []
+    highest = float("-inf")
     for generation in range(generations):
         vectors = searcher.ask()
         for i, vector in enumerate(vectors):
             number = generation * searcher.population + i
             trial = known.get(number)
             if trial is None:
-                trial = _evaluate(setup, evaluator, name, number, vector)
+                trial, answers = _evaluate(setup, evaluator, name, number, vector)
+                if trial.fitness > highest:  # what an improvement looks like is kept, before the trial that says it is one
+                    setup.task.keep(answers, store.folder / PICTURES, trial.id, evaluator.examples("search"))
                 store.append(trial)
             elif trial.vector != tuple(vector):
                 raise DamagedFile(
@@ -141,6 +146,7 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
                     f"exactly; {_changed(store)}"
                 )
             trials.append(trial)
+            highest = max(highest, trial.fitness)
             watch.step(trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}", trial.fitness)
         latest = trials[-searcher.population :]
         if generation == 0 and all(trial.failure for trial in latest):
@@ -159,26 +165,29 @@ def _changed(store: Store) -> str:
     return f"it was made with {', '.join(other)}: install these" if other else "its store was changed by hand"
 
 
-def _evaluate(setup: Setup, evaluator: Evaluator, name: str, number: int, vector: Vector) -> Trial:
-    """One candidate; one that crashes or gives NaN is a trial with a reason, never a silent retry."""
+def _evaluate(setup: Setup, evaluator: Evaluator, name: str, number: int, vector: Vector) -> tuple[Trial, Sequence[Any]]:
+    """One candidate and its answers; one that crashes or gives NaN is a trial with a reason, never a silent retry."""
     started = time.monotonic()
     score, failure = None, None
+    answers: Sequence[Any] = ()
     try:
-        score, _ = evaluator.score(setup.codec.decode(vector), "search")
+        score, answers = evaluator.score(setup.codec.decode(vector), "search")
     except EvaluationError as error:
         failure = str(error)
     seconds = time.monotonic() - started
-    return Trial(search=name, number=number, vector=tuple(map(float, vector)), score=score, failure=failure, seconds=seconds)
+    found = tuple(map(float, vector))
+    return Trial(search=name, number=number, vector=found, score=score, failure=failure, seconds=seconds), answers
 
 
-def _look(store: Store, evaluator: Evaluator, split: Split, subjects: dict[str, Recipe], watch: Watch) -> None:
+def _look(store: Store, setup: Setup, evaluator: Evaluator, split: Split, subjects: dict[str, Recipe], watch: Watch) -> None:
     """Score subjects on a split, each once; the store keeps every look."""
     watch.stage(split, len(subjects))
     seen = store.finals(split)
     for subject, recipe in subjects.items():
         if subject not in seen:
             score, answers = evaluator.score(recipe, split)
-            store.add_final(Final(subject=subject, split=split, recipe=recipe.to_yaml(), score=score, answers=tuple(answers)))
+            kept = setup.task.keep(answers, store.folder / PICTURES, f"{split}/{subject}", evaluator.examples(split))
+            store.add_final(Final(subject=subject, split=split, recipe=recipe.to_yaml(), score=score, answers=kept))
         watch.step(subject)
 
 

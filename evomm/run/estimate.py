@@ -83,7 +83,7 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
 
     Raises MisfitError when the parents that are here don't fit together, and what reading headers can raise.
     """
-    found = Estimate(evaluations=config.search.evaluations * (2 if config.baseline else 1))
+    found = Estimate(evaluations=config.search.evaluations * (1 + len(config.baselines)))
     adapter = ADAPTERS[config.adapter]()
     here = _open(config.models, beside, adapter, found)
     task = load_task(config.task, beside)
@@ -152,6 +152,8 @@ def _merge_bytes(
     adapter, models = Workshop(beside).open(sources, reference)
     recipe = compiled(models, adapter)
     aligned, alignment = adapter.aligned(recipe, models)
+    recipe = adapter.unfold(recipe, aligned)
+    recipe = recipe.model_copy(update={"components": {**adapter.lent(recipe, aligned), **recipe.components}})
     adapter.refuse_unknown(recipe.components, aligned)
     found.notes += adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices), whole=recipe.components)
     found.notes += alignment.warnings if alignment else ()

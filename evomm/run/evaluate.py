@@ -7,7 +7,7 @@ import torch
 
 from evomm.adapters.base import LoadedModel
 from evomm.errors import EvaluationError
-from evomm.fitness.examples import Split
+from evomm.fitness.examples import Example, Split
 from evomm.fitness.score import Score
 from evomm.merge.engine import Engine
 from evomm.merge.live import Live
@@ -34,8 +34,8 @@ class Evaluator:
         Raises EvaluationError when the candidate cannot be scored (out of memory, NaN); other errors are the run's.
         """
         setup = self._setup
+        examples = self.examples(split)
         model, live = self._load(recipe)
-        examples = setup.task.examples(split, getattr(setup.config.limits, split))
         options = setup.task.options(setup.config.batch, recipe.generation)
         live.write(recipe)
         try:
@@ -43,6 +43,10 @@ class Evaluator:
             return setup.task.score(examples, answers), answers
         except (RuntimeError, ValueError, ArithmeticError) as error:
             raise EvaluationError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """What is asked, within the config's limits."""
+        return self._setup.task.examples(split, getattr(self._setup.config.limits, split))
 
     def _load(self, recipe: Recipe) -> tuple[LoadedModel, Live]:
         config, setup = self._setup.config, self._setup

@@ -110,6 +110,11 @@ class Workshop:
     ) -> Written:
         recipe = recipe.model_copy(update={"parents": {label: self._found(s) for label, s in recipe.parents.items()}})
         aligned, alignment = adapter.aligned(recipe, models)
+        recipe = adapter.unfold(recipe, aligned)
+        lent = {name: label for name, label in adapter.lent(recipe, aligned).items() if name not in recipe.components}
+        for name, label in lent.items():
+            self.watch.note(f"not every parent has a {name}, so it is taken from '{label}'")
+        recipe = recipe.model_copy(update={"components": {**lent, **recipe.components}})
         adapter.refuse_unknown(recipe.components, aligned)
         odd = adapter.check(aligned, recipe.carrier, stacked=bool(recipe.slices), whole=recipe.components)
         for warning in (*odd, *(alignment.warnings if alignment else ())):

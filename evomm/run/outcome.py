@@ -16,7 +16,7 @@ from evomm.run.store import Final, Store
 class Outcome:
     """A finished run.
 
-    test: role -> score on the test split; roles are ``child``, ``uniform``, the baseline's name, and the parents' labels.
+    test: role -> score on the test split; roles are ``child``, the baselines' names, ``uniform``, and the parents' labels.
     subjects: role -> what it is in the store. recipe: the child's.
     """
 
@@ -34,11 +34,11 @@ class Outcome:
         subjects = _roles(store, setup)
         if any(subject not in finals for subject in subjects.values()):
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
-        searches = dict.fromkeys([setup.config.search.method, setup.config.baseline])
+        searches = [setup.config.search.method, *setup.config.baselines]
         return cls(
             folder=store.folder,
             seconds=seconds,
-            evaluations=sum(len(store.trials(name)) for name in searches if name),
+            evaluations=sum(len(store.trials(name)) for name in searches),
             test={role: finals[subject].score for role, subject in subjects.items()},
             subjects=subjects,
             recipe=Recipe.from_yaml(finals[subjects["child"]].recipe),
@@ -67,13 +67,12 @@ def winner(validated: Sequence[Final]) -> Final:
 
 def _roles(store: Store, setup: Setup) -> dict[str, str]:
     validated = store.finals("validation")
-    roles = {"child": setup.config.search.method, "random": setup.config.baseline}
+    roles = {"child": setup.config.search.method, **{name: name for name in setup.config.baselines}}
     found = {}
     for role, search in roles.items():
-        few = [final for subject, final in validated.items() if search and subject.startswith(f"{search}/")]
-        if search and not few:
+        few = [final for subject, final in validated.items() if subject.startswith(f"{search}/")]
+        if not few:
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
-        if few:
-            found[role] = winner(few).subject
+        found[role] = winner(few).subject
     found["uniform"] = "uniform"
     return {**found, **{label: f"parent/{label}" for label in setup.config.models}}

@@ -137,3 +137,12 @@ def test_random_search_begins_at_the_start_and_ties_every_other_vector() -> None
     assert all(len(set(vector)) == 2 for vector in asked[1::2])
     assert all(len(set(vector)) == 4 for vector in asked[2::2])
     assert np.mean(asked[1:], axis=0) == pytest.approx([0.5] * 4, abs=0.1)
+
+
+def test_a_grid_is_as_fine_as_the_budget_allows_and_has_both_bounds() -> None:
+    asked = search(make("grid", (0.1, 0.2, 0.3, 0.4)), sphere)
+    assert asked[0].tolist() == [0.1, 0.2, 0.3, 0.4]
+    points = {tuple(vector) for vector in asked[1:226]}
+    line = np.linspace(0, 1, 15)  # 15 x 15 of 240
+    assert points == {(a, b, a, b) for a in line for b in line}
+    assert all(len(set(vector)) <= 2 for vector in asked[226:])

@@ -1,0 +1,244 @@
+"""Stable Diffusion XL and its kin: diffusers pipelines and single-file checkpoints whose UNets are mixed.
+
+The UNet is mixed; text encoders, VAE, tokenizers and scheduler are taken from one parent unless a config says otherwise. All
+parents have diffusers' names (`checkpoints.names`), so that folders and single files, whole models and UNets alone, are
+parents of one merge.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from evomm.adapters.base import Adapter, LoadedModel, Model, View
+from evomm.adapters.generation import Generation, ImageGeneration, expect
+from evomm.adapters.sdxl_blocks import UNET, places, unfold, weight_strings
+from evomm.adapters.sdxl_files import folders, layout, stored, write_files
+from evomm.adapters.vocabulary import Alignment
+from evomm.checkpoints.digest import file_digest
+from evomm.checkpoints.pipeline import Pipeline, is_pipeline
+from evomm.checkpoints.reader import PICKLES, TensorInfo, read_json
+from evomm.checkpoints.single_file import SingleFile
+from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
+from evomm.errors import MisfitError
+from evomm.genome.blocks import Place
+from evomm.merge.apply import Written, apply
+from evomm.merge.engine import Engine
+from evomm.merge.plan import component, refuse_misfits
+from evomm.merge.recipe import Recipe
+
+_SLOT_1_PROJECTION = "text_encoder.text_projection.weight"
+# Width of the text that cross-attention reads, and whether sizes are embedded -> what people call such a model.
+_KINDS = {
+    (768, False): "Stable Diffusion 1",
+    (1024, False): "Stable Diffusion 2",
+    (2048, True): "SDXL base",
+    (1280, True): "SDXL refiner",
+}
+_FAMILIES = {"v1": "Stable Diffusion 1", "v2": "Stable Diffusion 2", "xl_base": "SDXL base", "xl_refiner": "SDXL refiner"}
+_CHANNELS = {9: "inpainting", 8: "instruct-pix2pix"}
+
+
+class SDXLAdapter(Adapter):
+    """UNet pipelines of diffusers with CLIP text encoders: SDXL, and Stable Diffusion 1 and 2."""
+
+    name = "sdxl"
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """A pipeline's folder, or any single file."""
+        return (path.is_file() and path.suffix in {".safetensors", *PICKLES}) or is_pipeline(path)
+
+    def open(self, path: Path) -> Model:
+        """The tensors of a folder or file under diffusers' names.
+
+        A projection behind the first text encoder is left out: the pipeline takes the pooled vector from the first encoder
+        that gives one, and in SDXL that must be the second.
+        """
+        model: Model = Pipeline(path) if path.is_dir() else SingleFile(path)
+        return Without(model, {_SLOT_1_PROJECTION}) if _is_double(model) else model
+
+    def components(self, model: Model) -> Collection[str]:
+        """Those with tensors, and scheduler and tokenizers."""
+        return dict.fromkeys([*super().components(model), *folders(model)])
+
+    def whole(self, models: Mapping[str, Model], carrier: str) -> Mapping[str, str]:
+        """All but the UNet are the carrier's, or the first parent's that has them."""
+        return {name: label for name, label in _first_owners(models, carrier).items() if name != "unet"}
+
+    def lent(self, recipe: Recipe, models: Mapping[str, Model]) -> Mapping[str, str]:
+        """What a UNet alone does not have is the carrier's, or the first parent's that has it."""
+        owners = _first_owners(models, recipe.carrier)
+        held = [set(super(SDXLAdapter, self).components(model)) for model in models.values()]
+        return {name: label for name, label in owners.items() if name != "unet" and not all(name in have for have in held)}
+
+    def blocks(self, model: Model) -> Mapping[str, Place]:
+        """BASE, IN00-IN08, M00, OUT00-OUT08 with attn and conv; other components stand for themselves."""
+        return places(list(model.infos))
+
+    def sketch(self, layers: int | None) -> Mapping[str, Place] | None:
+        """The blocks of SDXL."""
+        names = ["BASE", *(f"IN{i:02d}" for i in range(9)), "M00", *(f"OUT{i:02d}" for i in range(9))]
+        return {f"{UNET}{name}.{kind}": Place(i, kind, name) for i, name in enumerate(names) for kind in ("attn", "conv")}
+
+    def check(
+        self, models: Mapping[str, Model], reference: str, *, stacked: bool = False, whole: Mapping[str, str] = {}
+    ) -> Sequence[str]:
+        """One kind of UNet that predicts one thing, and the same tensors in what is mixed."""
+        if stacked:
+            raise MisfitError("slices restack the layers of a decoder; a UNet has none that could be taken from here and there")
+        if "unet" not in whole:
+            _refuse_other_kinds(models, reference)
+            _refuse_other_predictions(models, reference)
+        refuse_misfits({label: model.infos for label, model in models.items()}, reference, whole)
+        return list(_odd_tokenizers(models, reference, whole))
+
+    def load(self, recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.dtype) -> LoadedModel:
+        """A pipeline of diffusers."""
+        from evomm.adapters import sdxl_model
+
+        return sdxl_model.load(recipe, models, device, dtype)
+
+    def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[object]:
+        """RGB pictures (PIL), each from noise of its own that depends on the seed and the prompt's place alone."""
+        from evomm.adapters import sdxl_model
+
+        return sdxl_model.generate(model, prompts, expect(options, ImageGeneration))
+
+    def unfold(self, recipe: Recipe, models: Mapping[str, Model]) -> Recipe:
+        """The recipe with its block-weight strings as blocks."""
+        return unfold(recipe, list(models[recipe.carrier].infos))
+
+    def block_weights(self, recipe: Recipe, models: Mapping[str, Model]) -> Mapping[str, str]:
+        """Label -> the recipe's weights as a string of numbers, where it can be said in one."""
+        return weight_strings(recipe, list(models[recipe.carrier].infos))
+
+    def save(
+        self,
+        recipe: Recipe,
+        models: Mapping[str, Model],
+        out: Path,
+        *,
+        engine: Engine | None = None,
+        alignment: Alignment | None = None,
+        texts: Mapping[str, str] = {},
+        advance: Callable[[int], None] = lambda nbytes: None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> Written:
+        """Stream the child to a diffusers folder, or to one file of the original layout when ``out`` ends in .safetensors."""
+
+        def finish(writer: CheckpointWriter) -> None:
+            if out.suffix != ".safetensors":
+                write_files(writer, recipe, models)
+                for name, text in texts.items():
+                    writer.text(name, text)
+
+        return apply(
+            recipe,
+            models,
+            out,
+            layout=layout(recipe, models, out),
+            engine=engine,
+            finish=finish,
+            advance=advance,
+            shard_bytes=shard_bytes,
+        )
+
+
+class Without(View):
+    """A model, some of whose tensors are left out."""
+
+    def __init__(self, model: Model, names: Collection[str]) -> None:
+        super().__init__(model, model)
+        self.infos: Mapping[str, TensorInfo] = {name: info for name, info in model.infos.items() if name not in names}
+
+
+def _first_owners(models: Mapping[str, Model], carrier: str) -> dict[str, str]:
+    """Component with tensors -> the carrier, or the first parent that has it."""
+    found: dict[str, str] = {}
+    for label in (carrier, *models):
+        for name in models[label].infos:
+            found.setdefault(component(name), label)
+    return found
+
+
+def _config(model: Model, name: str) -> Mapping[str, object] | None:
+    """A component's config.json, where the model is a folder."""
+    path = folders(model).get(name)
+    return read_json(path / "config.json") if path is not None and (path / "config.json").exists() else None
+
+
+def _kind(model: Model) -> tuple[int, int, bool, int]:
+    """(channels that go in, width of the text that is read, whether sizes are embedded, number of blocks) of the UNet."""
+    infos = model.infos
+    first = infos.get(f"{UNET}conv_in.weight")
+    text = next((info.shape[1] for name, info in infos.items() if name.endswith("attn2.to_k.weight")), 0)
+    blocks = len({place.name for place in places(list(infos)).values() if place.layer is not None})
+    return (first.shape[1] if first else 0, text, f"{UNET}add_embedding.linear_1.weight" in infos, blocks)
+
+
+def _called(model: Model) -> str:
+    channels, text, sized, blocks = _kind(model)
+    origin = stored(model)
+    family = origin.family if isinstance(origin, SingleFile) else ""
+    what = _FAMILIES.get(family) or _KINDS.get((text, sized), "a UNet")
+    special = f" for {_CHANNELS[channels]}" if channels in _CHANNELS else ""
+    return f"{what}{special} ({channels} channels in, text of width {text}, {blocks} blocks)"
+
+
+def _refuse_other_kinds(models: Mapping[str, Model], reference: str) -> None:
+    expected = _kind(models[reference])
+    for label, model in models.items():
+        if not any(name.startswith(UNET) for name in model.infos):
+            raise MisfitError(f"'{label}' has no UNet, which is what is mixed; name a whole model, or a UNet alone")
+        if _kind(model) != expected:
+            raise MisfitError(
+                f"'{label}' is {_called(model)}, '{reference}' is {_called(models[reference])}; "
+                "merge models of one family, trained from one base"
+            )
+
+
+def prediction(model: Model) -> str | None:
+    """What the UNet was trained to predict, ``epsilon`` or ``v_prediction``; None where the files don't say."""
+    origin = stored(model)
+    if isinstance(origin, SingleFile):
+        return origin.prediction_type
+    path = folders(model).get("scheduler")
+    said = read_json(path / "scheduler_config.json") if path and (path / "scheduler_config.json").exists() else {}
+    return str(said.get("prediction_type", "epsilon")) if said else None
+
+
+def _refuse_other_predictions(models: Mapping[str, Model], reference: str) -> None:
+    known = {label: said for label, model in models.items() if (said := prediction(model)) is not None}
+    expected = known.get(reference, next(iter(known.values()), None))
+    for label, said in known.items():
+        if said != expected:
+            raise MisfitError(
+                f"'{label}' predicts {said}, '{reference}' {expected}: their weights mean different things though the shapes "
+                "agree; merge models that were trained to predict the same"
+            )
+
+
+def _odd_tokenizers(models: Mapping[str, Model], reference: str, whole: Mapping[str, str]) -> Iterator[str]:
+    """Text encoders that are mixed though their tokenizers differ."""
+    for number in ("", "_2"):
+        if f"text_encoder{number}" in whole:
+            continue
+        ours = _vocabulary(models[reference], f"tokenizer{number}")
+        for label, model in models.items():
+            theirs = _vocabulary(model, f"tokenizer{number}")
+            if ours is not None and theirs is not None and ours != theirs:
+                yield (
+                    f"'{label}' has another tokenizer{number} than '{reference}', so text_encoder{number} mixes rows of other "
+                    f"tokens; take it from one parent: components: {{text_encoder{number}: {reference}}}"
+                )
+
+
+def _vocabulary(model: Model, name: str) -> str | None:
+    path = folders(model).get(name)
+    files = [path / file for file in ("vocab.json", "tokenizer.json") if (path / file).exists()] if path else []
+    return file_digest(files[0]) if files else None
+
+
+def _is_double(model: Model) -> bool:
+    return _SLOT_1_PROJECTION in model.infos and any(name.startswith("text_encoder_2.") for name in model.infos)
