@@ -21,7 +21,7 @@ from evomm.errors import DamagedFile, MissingFile, UnsafeFile, UsageError
 PREFIX = "base_model.model."
 _PICKLE = "adapter_model.bin"
 _FACTOR = re.compile(r"(?P<module>.+)\.(?P<factor>lora_[AB](?=\.weight$)|lora_embedding_[AB]$)(\.weight)?")
-_PIECE = 1 << 22  # elements looked at together
+_PIECE = 1 << 15  # elements looked at together; torch starts no threads for so few, which would wait where cores are busy
 
 
 @dataclass(frozen=True)
