@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from evomm.adapters.base import Adapter
     from evomm.adapters.generation import Generation, ImageGeneration, TextGeneration
     from evomm.adapters.table import ADAPTERS
+    from evomm.checkpoints.pipeline import Pipeline
     from evomm.checkpoints.reader import Checkpoint, MemoryReader, TensorInfo
+    from evomm.checkpoints.single_file import SingleFile
     from evomm.checkpoints.writer import CheckpointWriter
     from evomm.errors import EvommError
     from evomm.fitness.examples import Example
@@ -49,10 +51,12 @@ _HOMES = {
     "METHODS": "merge.table",
     "MemoryReader": "checkpoints.reader",
     "Outcome": "run.outcome",
+    "Pipeline": "checkpoints.pipeline",
     "Recipe": "merge.recipe",
     "SEARCHERS": "search.table",
     "Score": "fitness.score",
     "Searcher": "search.base",
+    "SingleFile": "checkpoints.single_file",
     "Space": "genome.space",
     "Store": "run.store",
     "TASKS": "fitness.table",
@@ -86,9 +90,11 @@ __all__ = [
     "Live",
     "MemoryReader",
     "Outcome",
+    "Pipeline",
     "Recipe",
     "Score",
     "Searcher",
+    "SingleFile",
     "Space",
     "Store",
     "Task",

@@ -70,11 +70,17 @@ class Part:
 
 
 def model_type(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What diffusers takes a single file for: ``xl_base``, ``v1``, ...; ``v1`` also stands for whatever it does not know."""
+    """What diffusers takes a single file for: ``xl_base``, ``v1``, ...; ``v1`` also stands for whatever it does not know.
+
+    Raises DamagedFile for a tensor that tells models apart, and is none in its number of dimensions.
+    """
     # Imported here, as below: it takes seconds, and folders do not need it.
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
-    found: str = infer_diffusers_model_type({name: Part(name, shape) for name, shape in shapes.items()})
+    try:
+        found: str = infer_diffusers_model_type({name: Part(name, shape) for name, shape in shapes.items()})
+    except IndexError as error:
+        raise DamagedFile(f"has tensors with too few dimensions ({error}); download or copy it again") from error
     return found
 
 

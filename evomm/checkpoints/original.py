@@ -19,20 +19,14 @@ from evomm.checkpoints.reader import TensorInfo
 from evomm.errors import MisfitError, UsageError
 
 _TOKENS = 77  # positions of a CLIP text model, and so the length of the position ids that original files hold
-# Family -> prefixes of components. SDXL's second encoder is OpenCLIP's.
-_PREFIXES = {
-    "xl_base": {
-        "unet": "model.diffusion_model.",
-        "vae": "first_stage_model.",
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-    "v1": {
-        "unet": "model.diffusion_model.",
-        "vae": "first_stage_model.",
-        "text_encoder": "cond_stage_model.transformer.",
-    },
+_SDXL = {
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "text_encoder": "conditioner.embedders.0.transformer.",
+    "text_encoder_2": "conditioner.embedders.1.model.",  # OpenCLIP's
 }
+_SD1 = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
+_PREFIXES = {"xl_base": _SDXL, "xl_inpaint": _SDXL, "v1": _SD1, "inpainting": _SD1}  # family -> prefixes of components
 _UNET = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
@@ -82,7 +76,7 @@ def original_layout(family: str, metadata: Mapping[str, str] | None = None, mark
     """One file, as ComfyUI and A1111 read it.
 
     Args:
-        family: ``xl_base`` or ``v1``.
+        family: ``xl_base`` or ``v1``, or their kinds for inpainting, as `SingleFile` calls them.
         metadata: strings for the header.
         markers: names of empty tensors by which ComfyUI tells how the model was trained, ``v_pred`` and ``ztsnr``.
 

@@ -120,6 +120,7 @@ def _parts(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, Part]]
     if any(name.endswith(_LORA) for name in shapes) and f"{UNET}{_FIRST}" not in shapes:
         raise UsageError("a LoRA and no model of its own; name the model that it was trained on, and this file as its LoRA")
     if shapes.keys() >= _BARE:
+        _refuse_no_convolution("conv_in.weight", shapes)
         shared = shared_names("unet", shapes)
         levels = len({name.split(".")[1] for name in shapes if name.startswith("down_blocks.")})
         extended = "add_embedding.linear_1.weight" in shapes
@@ -131,6 +132,7 @@ def _parts(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, Part]]
             f"no Stable Diffusion UNet in it (its first tensor is '{next(iter(shapes), 'none')}'); "
             "expected a whole model or a UNet, in the original layout or in diffusers' naming"
         )
+    _refuse_no_convolution(f"{prefix}{_FIRST}", shapes)
     named = {f"{UNET}{name}": shape for name, shape in shapes.items()} if not prefix else shapes
     family = model_type(named)
     extended = f"{UNET}label_emb.0.0.weight" in named
@@ -141,6 +143,11 @@ def _parts(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, Part]]
     if not prefix:
         parts = {name: Part(p.source.removeprefix(UNET), p.shape, p.start, p.turned) for name, p in parts.items()}
     return family, parts
+
+
+def _refuse_no_convolution(name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if len(shapes[name]) != 4:
+        raise DamagedFile(f"'{name}' has shape {list(shapes[name])}; expected a convolution's four dimensions")
 
 
 def _family(otherwise: str, levels: int, channels: int) -> str:

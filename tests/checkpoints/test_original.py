@@ -64,6 +64,12 @@ def test_the_way_back_is_the_reverse_for_the_tiny_pipeline() -> None:
     refuse_difference(MemoryReader(tensors_of(tiny_pipeline())).infos, "xl_base")
 
 
+def test_the_way_back_is_the_reverse_for_inpainting() -> None:
+    nine = {"unet.conv_in.weight": TensorInfo(torch.float16, (320, 9, 3, 3))}
+    refuse_difference({**true_sdxl_infos(), **nine}, "xl_inpaint")
+    refuse_difference({**true_sd15_infos(), **nine}, "inpainting")
+
+
 def test_the_way_back_is_the_reverse_for_sd15() -> None:
     refuse_difference(true_sd15_infos(), "v1")
 
@@ -124,5 +130,5 @@ def test_what_has_no_place_is_refused_by_name() -> None:
     query = "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.weight"
     with pytest.raises(MisfitError, match="holds a query, a key and a value"):
         stored({query: info})
-    with pytest.raises(UsageError, match=r"'xl_refiner' cannot be written; known: xl_base, v1"):
+    with pytest.raises(UsageError, match=r"'xl_refiner' cannot be written; known: xl_base, xl_inpaint, v1, inpainting"):
         original_layout("xl_refiner")

@@ -149,6 +149,10 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, tensors: Mapping[str, T
     refused(MisfitError, "its first tensor is 'none'", "empty.safetensors", {})
     lost = {name: tensor for name, tensor in originals.items() if name != f"{UNET}label_emb.0.2.bias"}
     refused(DamagedFile, r"lost\.safetensors: lacks tensors.*'label_emb\.0\.2\.bias'", "lost.safetensors", lost)
+    flat = {**part(originals, UNET, UNET), f"{UNET}input_blocks.0.0.weight": torch.zeros(3)}
+    refused(DamagedFile, r"input_blocks\.0\.0\.weight' has shape \[3\]", "flat.safetensors", flat)
+    refused(DamagedFile, r"'conv_in\.weight' has shape \[\]", "bare.safetensors",
+            {**part(tensors, "unet."), "conv_in.weight": torch.zeros(())})  # fmt: skip
     good = tmp_path / "good.safetensors"
     save(good, originals)
     (tmp_path / "short.safetensors").write_bytes(good.read_bytes()[:-1])
