@@ -16,6 +16,8 @@ from evomm.adapters.sdxl_blocks import UNET, places, unfold, weight_strings
 from evomm.adapters.sdxl_files import folders, layout, stored, write_files
 from evomm.adapters.vocabulary import Alignment
 from evomm.checkpoints.digest import file_digest
+from evomm.checkpoints.locate import is_hub_id
+from evomm.checkpoints.lora_image import image_lora, image_lora_base
 from evomm.checkpoints.pipeline import Pipeline, is_pipeline
 from evomm.checkpoints.reader import PICKLES, TensorInfo, read_json
 from evomm.checkpoints.single_file import SingleFile
@@ -57,6 +59,15 @@ class SDXLAdapter(Adapter):
         """
         model: Model = Pipeline(path) if path.is_dir() else SingleFile(path)
         return Without(model, {_SLOT_1_PROJECTION}) if _is_double(model) else model
+
+    def lora(self, model: Model, path: Path, scale: float = 1.0) -> Model:
+        """The model with a LoRA of diffusers', kohya's or peft's naming on top."""
+        return View(model, image_lora(model, path, scale, _config(model, "unet")))
+
+    def lora_base(self, path: Path) -> str | None:
+        """The hub id of the model that a LoRA says it was trained on; file names, which kohya records, say little."""
+        said = image_lora_base(path)
+        return said if said is not None and is_hub_id(said) else None
 
     def components(self, model: Model) -> Collection[str]:
         """Those with tensors, and scheduler and tokenizers."""

@@ -15,7 +15,7 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from evomm.adapters.base import LoadedModel, Model
 from evomm.adapters.generation import ImageGeneration
@@ -50,7 +50,8 @@ def load(recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.
         targets |= _fill(module, name, models[label], device, kept)
         parts[name] = module.eval().requires_grad_(False)
     for name in ("tokenizer", *(["tokenizer_2"] if "tokenizer_2" in content else [])):
-        parts[name] = CLIPTokenizer.from_pretrained(config_folder(name, recipe, models), local_files_only=True)
+        folder = config_folder(name, recipe, models)  # Japanese models bring tokenizers of other classes than CLIP's
+        parts[name] = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     settings = scheduler_config(recipe, models)
     parts["scheduler"] = _scheduler_class(settings["_class_name"]).from_config(settings)
     pipeline = PIPELINES[kind](**parts, **_switches(PIPELINES[kind], content))

@@ -17,6 +17,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     compute: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     examples: Annotated[int, typer.Option(min=0, help="Show so many questions and answers.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Write pictures into this folder, and a sheet of all of them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print {task, split, score, low, high, n}.")] = False,
 ) -> None:
     """Score a model on a task, with its 95% interval."""
@@ -26,8 +27,12 @@ def evaluate(
     with working(f"{model} answers {task}"):
         result = measure(model, task, split, limit=limit, batch=batch, device_name=device, compute=compute)
     interval = result.score.interval.model_dump()
-    for example, answer, value in list(zip(result.examples, result.answers, result.score.values, strict=True))[:examples]:
-        note(f"{example.question}\n  {answer!r}  (expected {example.answer}: {value:g})")
+    if keep is not None:
+        result.task.keep(result.answers, keep, "pictures", result.examples)
+    for i in range(min(examples, len(result.examples))):
+        example, answer, value = result.examples[i], result.answers[i], result.score.values[i]
+        said = f"{answer!r}  (expected {example.answer}: {value:g})" if isinstance(answer, str) else f"{value:g}"
+        note(f"{example.question}\n  {said}")
     if as_json:
         print_json({"task": task, "split": split, **interval})
         return

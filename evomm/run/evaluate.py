@@ -26,6 +26,7 @@ class Evaluator:
         self.engine = Engine(setup.models, threads=setup.config.threads)
         self._setup = setup
         self._built_by: object = None
+        self._compared: set[Split] = set()  # splits for which the task knows the parents' answers
         self._loaded: tuple[LoadedModel, Live] | None = None
 
     def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[Any]]:
@@ -35,14 +36,22 @@ class Evaluator:
         """
         setup = self._setup
         examples = self.examples(split)
-        model, live = self._load(recipe)
-        options = setup.task.options(setup.config.batch, recipe.generation)
-        live.write(recipe)
+        if setup.task.wants_parents and split not in self._compared:
+            self._compared.add(split)
+            parents = [setup.parent(label) for label in setup.config.parents]
+            setup.task.reference(examples, {recipe.carrier: self._ask(recipe, examples) for recipe in parents})
         try:
-            answers = setup.adapter.generate(model, setup.task.prompts(examples), options)
+            answers = self._ask(recipe, examples)
             return setup.task.score(examples, answers), answers
         except (RuntimeError, ValueError, ArithmeticError) as error:
             raise EvaluationError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+
+    def _ask(self, recipe: Recipe, examples: Sequence[Example]) -> Sequence[Any]:
+        setup = self._setup
+        model, live = self._load(recipe)
+        live.write(recipe)
+        options = setup.task.options(setup.config.batch, recipe.generation)
+        return setup.adapter.generate(model, setup.task.prompts(examples), options)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """What is asked, within the config's limits."""

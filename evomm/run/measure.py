@@ -11,14 +11,16 @@ from evomm.errors import UsageError, nearest
 from evomm.fitness.examples import SPLITS, Example
 from evomm.fitness.score import Score
 from evomm.fitness.table import load_task
+from evomm.fitness.task import Task
 from evomm.merge.recipe import DTYPE_NAMES, Recipe, Source
 from evomm.run.evaluate import device
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Examples, the model's answers to them, and their score."""
+    """The task's examples, the model's answers to them, and their score."""
 
+    task: Task
     examples: Sequence[Example]
     answers: Sequence[Any]
     score: Score
@@ -50,4 +52,4 @@ def measure(
     loaded = adapter.load(alone, {"model": adapter.open(folder)}, device(device_name), DTYPE_NAMES[compute])
     options = task.options(batch)
     answers = adapter.generate(loaded, task.prompts(examples), options)
-    return Measured(examples, answers, task.score(examples, answers))
+    return Measured(task, examples, answers, task.score(examples, answers))
