@@ -22,7 +22,6 @@ from evomm.merge.recipe import Recipe
 
 MODEL_INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
-_SINGLE_FAMILIES = {True: "xl_base", False: "v1"}  # by whether there is a second text encoder
 _IS_LIST = 2  # [library, class] of a component in model_index.json
 
 
@@ -83,9 +82,9 @@ def layout(recipe: Recipe, models: Mapping[str, Model], out: Path) -> Layout:
         return pipeline_layout()
     names = {component(name) for model in models.values() for name in model.infos}
     single = [s for m in models.values() if isinstance(s := stored(m), SingleFile)]
-    markers = tuple({marker for file in single for marker in file.left_out if marker in {"v_pred", "ztsnr"}})
-    return original_layout(_SINGLE_FAMILIES["text_encoder_2" in names or any(f.family == "xl_base" for f in single)],
-                           {"evomm_recipe": recipe.to_yaml()}, markers)  # fmt: skip
+    markers = tuple(sorted({marker for file in single for marker in file.left_out if marker in {"v_pred", "ztsnr"}}))
+    family = "xl_base" if "text_encoder_2" in names or any(file.family == "xl_base" for file in single) else "v1"
+    return original_layout(family, markers=markers)
 
 
 def write_files(writer: CheckpointWriter, recipe: Recipe, models: Mapping[str, Model]) -> None:

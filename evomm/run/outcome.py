@@ -56,6 +56,7 @@ class Outcome:
             "evaluations": self.evaluations,
             "test": {role: score.interval.model_dump() for role, score in self.test.items()},
             "parts": {role: {name: score.part(name).model_dump() for name in score.parts} for role, score in self.test.items()},
+            "leads": {role: self.against(role).model_dump() for role in self.test if role != "child"},
             "child": self.subjects["child"],
         }
 
