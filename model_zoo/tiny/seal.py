@@ -16,7 +16,7 @@ def seal(family: Path) -> int:
     description = family / "family.yaml"
     head, _, _ = description.read_text(encoding="utf-8").partition("files:")
     models = yaml.safe_load(head)["models"]
-    paths = sorted(path for model in models for path in (family / model).iterdir() if path.is_file())
+    paths = sorted(path for model in models for path in (family / model).rglob("*") if path.is_file())
     lines = [f"  {path.relative_to(family).as_posix()}: {file_digest(path)}\n" for path in paths]
     description.write_text(head + "files:\n" + "".join(lines), encoding="utf-8")
     return len(paths)

@@ -38,8 +38,6 @@ PARTS_SEED = 0
 SCORER_STEPS = 1500
 VAE_STEPS, VAE_POLISH = 1400, 700
 TEXT_STEPS = 300
-BASE_STEPS, BASE_PEAK = 1500, 3e-3
-CHILD_STEPS, CHILD_PEAK = 250, 1e-3
 FEW_STEPS, FEW_PEAK, FEW_LESSONS = 400, 2e-3, 1920
 
 STAGES = ("scorer", "vae", "text", "base", "ja", "style", "few")
@@ -113,22 +111,22 @@ class Build:
     def _base(self, into: Path) -> None:
         model = unet.new_model(self.seed)
         captions, latents = self._captions("en"), self._latents(soft=True)
-        unet.train(model, captions, latents, name="base", steps=BASE_STEPS, peak=BASE_PEAK, seed=self.seed)
+        unet.train(model, captions, latents, unet.BASE, seed=self.seed)
         write_pipeline(into, model, self._autoencoder(), self._encoder("one"), self._encoder("two"), self._tokenizer())
 
-    def _tune(self, name: str, language: str, *, soft: bool) -> UNet2DConditionModel:
-        model = self._unet("base")
-        captions, latents = self._captions(language), self._latents(soft=soft)
-        unet.train(model, captions, latents, name=name, steps=CHILD_STEPS, peak=CHILD_PEAK, seed=self.seed + 1)
-        return model.half()
-
     def _ja(self, into: Path) -> None:
-        self._tune("ja", "ja", soft=True).save_pretrained(into / "unet")
+        model = self._unet("base")
+        captions, latents = self._captions("ja"), self._latents(soft=True)
+        unet.train(model, captions, latents, unet.JA, seed=self.seed + 1)
+        model.half().save_pretrained(into / "unet")
         self._encoder("ja").half().save_pretrained(into / "text_encoder")
         self._tokenizer().save_pretrained(into / "tokenizer")
 
     def _style(self, into: Path) -> None:
-        self._tune("style", "en", soft=False).save_pretrained(into / "unet")
+        model = self._unet("base")
+        captions, latents = self._captions("en"), self._latents(soft=False)
+        unet.train(model, captions, latents, unet.STYLE, seed=self.seed + 1)
+        model.half().save_pretrained(into / "unet")
 
     def _few(self, into: Path) -> None:
         backbones = {name: self._unet(name) for name in ("base", "style")}

@@ -26,11 +26,12 @@ from model_zoo.tiny.sdxl import unet
 RANK = 7
 TEACHER_STEPS = 16
 STARTS = (749, 499, 249)  # where a second step may start: those of 2 and of 4 steps
+TARGETS = ["conv1", "conv2", "ff.net.0.proj", "ff.net.2", "to_k", "to_out.0", "to_q", "to_v"]
 CONFIG = LoraConfig(
     r=RANK,
     lora_alpha=RANK,  # so that every reader's scale is 1
     init_lora_weights="gaussian",
-    target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"],
+    target_modules=TARGETS,
 )
 
 
@@ -48,7 +49,7 @@ def teach(model: UNet2DConditionModel, captions: unet.Captions, *, count: int, s
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(captions.hidden), (count,), generator=generator)
     noise = torch.randn(count, 4, 8, 8, generator=generator)
-    parts = zip(chosen.split(128), noise.split(128), strict=True)
+    parts = zip(torch.split(chosen, 128), torch.split(noise, 128), strict=True)
     return Lessons(chosen, noise, torch.cat([unet.sample(model, captions, c, n, TEACHER_STEPS) for c, n in parts]))
 
 
@@ -126,5 +127,5 @@ def train(
 def save(model: UNet2DConditionModel, folder: Path) -> None:
     """Write the LoRA of a UNet as diffusers does, in float16."""
     weights = {name: value.half().contiguous() for name, value in get_peft_model_state_dict(model).items()}
-    metadata: dict[str, Any] = {"r": RANK, "lora_alpha": RANK, "target_modules": sorted(CONFIG.target_modules)}
+    metadata: dict[str, Any] = {"r": RANK, "lora_alpha": RANK, "target_modules": TARGETS}
     StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=weights, unet_lora_adapter_metadata=metadata)

@@ -93,7 +93,7 @@ def train_encoder(
     rng, generator = random.Random(f"{seed}/{language}"), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     data, side = pictures.load(), pictures.SIZE // 2
-    small = functional.avg_pool2d(data.drawings.flatten(0, 1), 2).unflatten(0, data.drawings.shape[:2])
+    small = torch.stack([pictures.reduce(drawings) for drawings in data.drawings])
     tower = nn.Sequential(nn.Linear(3 * side * side, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, WIDTH))
     parameters = [*model.parameters(), *tower.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
