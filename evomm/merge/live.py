@@ -15,7 +15,7 @@ class Live:
     """A resident model's tensors, rewritten by recipe after recipe.
 
     The values are those of the checkpoint that `apply` would write: rounded to the recipe's dtype first, then
-    converted to the resident one.
+    converted to the resident one. Tensors that a recipe leaves as the one before made them are not made again.
 
     Args:
         engine: computes from the parents, and remembers what it learns of them.
@@ -25,6 +25,7 @@ class Live:
     def __init__(self, engine: Engine, targets: Mapping[str, Tensor]) -> None:
         self._engine = engine
         self._targets = targets
+        self._held: dict[str, tuple[Job, int, str]] = {}  # tensor -> all that determines what is in it
 
     def write(self, recipe: Recipe) -> None:
         """Make the resident model the recipe's child."""
@@ -36,7 +37,12 @@ class Live:
             if shape != job.info.shape:
                 told = f"has shape {list(job.info.shape)} in the parents' files, but {list(shape)} in the loaded model"
                 raise MisfitError(f"'{job.name}' {told}; load the model with the carrier's config")
-        self._engine.each(recipe, jobs, self._fill)
+        made_of = {job.name: (job, recipe.seed, recipe.carrier) for job in jobs}
+        changed = [job for job in jobs if self._held.get(job.name) != made_of[job.name]]
+        for job in changed:
+            self._held.pop(job.name, None)  # until it is whole
+        self._engine.each(recipe, changed, self._fill)
+        self._held |= made_of
 
     @torch.no_grad()
     def _fill(self, job: Job, pieces: Pieces) -> None:
