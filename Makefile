@@ -38,4 +38,4 @@ full: check setup
 	$(BIN)/python -m benchmarks.merge --no-peer --repeats 1
 
 clean:
-	rm -rf .venv .venv-mergekit .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-mergekit .venv-sd-mecha .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

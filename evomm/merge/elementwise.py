@@ -14,14 +14,15 @@ from torch.nn.functional import hardshrink
 
 from evomm.merge import kernels
 
+HALVES = frozenset({torch.float16, torch.bfloat16})
 LARGEST = float(np.finfo(np.float32).max)  # only what is not finite is above
 _NONE = np.empty(0, np.uint16)
 
 
 def difference(out: Tensor, values: Tensor, base: Tensor) -> Tensor:
     """values - base, in float32, into ``out``; all (n,)."""
-    if _bfloat16_on_cpu(values) and _bfloat16_on_cpu(base) and _float32_on_cpu(out):
-        kernels.difference(out.numpy(), _bits(values), _bits(base))
+    if _halves_on_cpu(values, base) and _float32_on_cpu(out):
+        kernels.difference(out.numpy(), _bits(values), _bits(base), _ieee(values))
         return out
     return out.copy_(values).sub_(base)
 
@@ -39,9 +40,9 @@ def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Ten
 
 
 def combine_halves(out: Tensor, values: Sequence[Tensor], base: Tensor | None, coefficients: Sequence[float]) -> float:
-    """`difference`, `combination` and `round_off` in one, for bfloat16 on a CPU; (n,) each."""
+    """`difference`, `combination` and `round_off` in one, for 16-bit floats of one dtype on a CPU; (n,) each."""
     anchor = _NONE if base is None else _bits(base)
-    return float(kernels.combine_halves(_bits(out), tuple(map(_bits, values)), anchor, _singles(coefficients)))
+    return float(kernels.combine_halves(_bits(out), tuple(map(_bits, values)), anchor, _singles(coefficients), _ieee(out)))
 
 
 def elect(
@@ -75,8 +76,11 @@ def shrink(values: Tensor, threshold: float) -> Tensor:
 
 
 def gram_halves(products: NDArray[np.float64], values: Sequence[Tensor], base: Tensor | None) -> None:
-    """Add to (P, P), lower triangle, the inner products of bfloat16 values (n,) on a CPU, or of their differences from a base."""
-    kernels.gram(products, tuple(map(_bits, values)), _NONE if base is None else _bits(base))
+    """Add to (P, P), lower triangle, the inner products of values (n,), or of their differences from a base.
+
+    Of 16-bit floats of one dtype on a CPU.
+    """
+    kernels.gram(products, tuple(map(_bits, values)), _NONE if base is None else _bits(base), _ieee(values[0]))
 
 
 def keep(values: Tensor, draws: NDArray[np.uint16], density: float) -> Tensor:
@@ -104,16 +108,15 @@ def keep_ranked(values: Tensor, draws: NDArray[np.uint16], low: float, high: flo
 def tally(counts: NDArray[np.uint32], values: Tensor, base: Tensor | None = None) -> None:
     """Count magnitudes, as integers of 15 bits, into tables (4, 2^15) whose sum is the histogram.
 
-    Of 16-bit floats (n,) on a CPU; with a base, of bfloat16 differences from it, rounded to bfloat16.
+    Of 16-bit floats (n,) on a CPU; with a base of the same dtype, of differences from it, rounded to that dtype.
     """
-    kernels.tally(counts, _bits(values), _NONE if base is None else _bits(base))
+    kernels.tally(counts, _bits(values), _NONE if base is None else _bits(base), _ieee(values))
 
 
 def round_off(out: Tensor, merged: Tensor, base: Tensor | None) -> float:
     """merged (+ base) into ``out``, rounded to its dtype; gives the largest magnitude before, not finite when one is not."""
-    if _bfloat16_on_cpu(out) and _float32_on_cpu(merged) and (base is None or _bfloat16_on_cpu(base)):
-        largest = kernels.round_off(_bits(out), _flat(merged), _NONE if base is None else _bits(base))
-        return float(largest)
+    if _float32_on_cpu(merged) and _halves_on_cpu(out, *([] if base is None else [base])):
+        return float(kernels.round_off(_bits(out), _flat(merged), _NONE if base is None else _bits(base), _ieee(out)))
     if base is not None:
         merged.add_(base)
     out.copy_(merged)
@@ -133,8 +136,14 @@ def _float32_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
-def _bfloat16_on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and tensor.is_contiguous()
+def _halves_on_cpu(*tensors: Tensor) -> bool:
+    """Whether they are 16-bit floats of one dtype, which compiled loops take as they are stored."""
+    dtype = tensors[0].dtype
+    return dtype in HALVES and all(t.device.type == "cpu" and t.dtype == dtype and t.is_contiguous() for t in tensors)
+
+
+def _ieee(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float16
 
 
 def _flat(tensor: Tensor) -> NDArray[np.float32]:

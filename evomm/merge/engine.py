@@ -111,7 +111,7 @@ class Engine:
         values = self._values(job)
         whole = self._whole(recipe, method, job)
         out = torch.empty(0, dtype=job.info.dtype, device=self._device)
-        short = values.halves and job.info.dtype == torch.bfloat16 and method.linear(job.arguments)
+        short = values.halves == job.info.dtype and method.linear(job.arguments)
         coefficients = _coefficients(method, job, whole) if short else []
         for start, stop in pieces(job.info.numel, None if short else whole.columns, self._piece):
             out = out if len(out) >= stop - start else torch.empty(stop - start, dtype=out.dtype, device=out.device)
@@ -178,8 +178,9 @@ class _Values:
         self._buffers = [torch.empty(0, dtype=torch.float32, device=device) for _ in range(len(self._parents) + 1)]
         self.base: Tensor | None = None  # of the last piece, when there is one
         every = [*self._parents, *([] if self._anchor is None else [self._anchor])]
-        # Whether parents and base are all bfloat16 on a CPU: compiled loops then take them as they are stored, without a copy.
-        self.halves = device.type == "cpu" and all(isinstance(f, Tensor) and f.dtype == torch.bfloat16 for f in every)
+        dtypes = {flat.dtype if isinstance(flat, Tensor) else None for flat in every}
+        # The dtype of parents and base on a CPU, when it is one of 16 bits: compiled loops then take them as they are stored.
+        self.halves = self._dtype if device.type == "cpu" and dtypes == {self._dtype} <= elementwise.HALVES else None
 
     def stored(self, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
         """The parents' elements, and the base's when there is one, as they are stored."""

@@ -3,8 +3,9 @@
 A formula of a dozen torch operations moves every operand through the cache a dozen times; on a CPU that, and not the
 arithmetic, is what a merge costs. `elementwise` chooses between these and torch, which says what they compute.
 
-Arrays are one-dimensional and contiguous: float32, or bfloat16 as its bits in uint16. Products and sums are rounded one by
-one, in the order that is written here, so that results do not depend on the machine; inner products alone may, by a bit.
+Arrays are one-dimensional and contiguous: float32, or 16-bit floats as their bits in uint16, of float16 where ``ieee`` and
+of bfloat16 elsewhere. Products and sums are rounded one by one, in the order that is written here, so that results do not
+depend on the machine; inner products alone may, by a bit.
 """
 
 from collections.abc import Callable, Collection
@@ -21,6 +22,10 @@ Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
 Numbers = tuple[np.float32, ...]
 
+_STEP = np.uint32(1 << 23)  # of an exponent, in the bits of float32
+_REBIAS = np.uint32((127 - 15) << 23)  # from float16's exponents to float32's
+_LEAST = np.float32(2.0**-14)  # normal float16
+_BEYOND = np.uint32((127 + 16) << 23)  # the bits of 2^16, which rounds to infinity as does all that is larger
 _KEYS = 1024  # magnitudes that `keep_ranked` tells apart: 128 in each of 8 octaves below the row's largest
 
 
@@ -37,16 +42,34 @@ def _summed(function: F) -> F:
 
 
 @_compiled
-def _wide(bits: Any) -> Any:
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+def _wide(bits: Any, ieee: bool) -> Any:
+    """The float32 number that 16 bits stand for."""
+    if not ieee:
+        return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+    sign = np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16))
+    shifted = np.uint32(np.uint32(bits & np.uint16(0x7FFF)) << np.uint32(13))
+    rebiased = np.uint32(shifted + _REBIAS)
+    if shifted < _STEP:  # zero or subnormal: as a normal number whose leading 1 is then taken away
+        rebiased = np.float32(np.uint32(rebiased + _STEP).view(np.float32) - _LEAST).view(np.uint32)
+    elif shifted >= np.uint32(31 * _STEP):  # infinity or NaN
+        rebiased = np.uint32(rebiased + _REBIAS)
+    return np.uint32(rebiased | sign).view(np.float32)
 
 
 @_compiled
-def _narrow(value: Any) -> Any:
-    """The bits of a finite number as bfloat16: to the nearest, ties to even."""
+def _narrow(value: Any, ieee: bool) -> Any:
+    """The 16 bits of a finite number: to the nearest, ties to even, infinity where float16 has none so large."""
     bits = np.float32(value).view(np.uint32)
-    odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
-    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    if not ieee:
+        odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+        return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    sign = np.uint16(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
+    bits = np.uint32(min(_magnitude(value), _BEYOND))
+    odd = np.uint32(bits >> np.uint32(13)) & np.uint32(1)
+    rounded = np.uint32(np.uint32(bits - _REBIAS + np.uint32(0xFFF) + odd) >> np.uint32(13))
+    if bits < np.uint32(_REBIAS + _STEP):  # subnormal: next to 0.5 the last bit of float32 is that of the smallest float16
+        rounded = np.uint32(np.float32(bits.view(np.float32) + np.float32(0.5)).view(np.uint32) - np.float32(0.5).view(np.uint32))
+    return np.uint16(rounded) | sign
 
 
 @_compiled
@@ -56,10 +79,10 @@ def _magnitude(value: Any) -> Any:
 
 
 @_compiled
-def difference(out: Floats, values: Bits, base: Bits) -> None:
+def difference(out: Floats, values: Bits, base: Bits, ieee: bool) -> None:
     """out = values - base."""
     for i in range(out.size):
-        out[i] = _wide(values[i]) - _wide(base[i])
+        out[i] = _wide(values[i], ieee) - _wide(base[i], ieee)
 
 
 @_compiled
@@ -110,7 +133,7 @@ def _dot(a: Floats, b: Floats) -> Any:
 
 
 @_compiled
-def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits) -> None:
+def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits, ieee: bool) -> None:
     """Add to (P, P), lower triangle, the inner products of the values, or of values - base where there is a base.
 
     In float32 over 1,024 elements, in float64 beyond.
@@ -123,18 +146,18 @@ def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits) ->
             if base.size:
                 anchor = base[low : low + count]
                 for i in range(delta.size):
-                    delta[i] = _wide(x[i]) - _wide(anchor[i])
+                    delta[i] = _wide(x[i], ieee) - _wide(anchor[i], ieee)
             else:
                 for i in range(delta.size):
-                    delta[i] = _wide(x[i])
+                    delta[i] = _wide(x[i], ieee)
         for p in range(len(values)):
             for q in range(p + 1):
                 products[p, q] += np.float64(_dot(deltas[p, :count], deltas[q, :count]))
 
 
 @_compiled
-def tally(counts: NDArray[np.uint32], values: Bits, base: Bits) -> None:
-    """Count the magnitudes (15 bits) of values, or of bfloat16(values - base) where there is a base, into tables (4, 2^15).
+def tally(counts: NDArray[np.uint32], values: Bits, base: Bits, ieee: bool) -> None:
+    """Count the magnitudes (15 bits) of values, or of rounded values - base where there is a base, into tables (4, 2^15).
 
     Four by turns: neighbours are often equal, and one would have to wait for the other.
     """
@@ -147,7 +170,7 @@ def tally(counts: NDArray[np.uint32], values: Bits, base: Bits) -> None:
         if base.size:
             anchor = base[low : low + block.size]
             for i in range(bits.size):
-                bits[i] = _narrow(_wide(x[i]) - _wide(anchor[i])) & magnitude
+                bits[i] = _narrow(_wide(x[i], ieee) - _wide(anchor[i], ieee), ieee) & magnitude
         else:
             for i in range(bits.size):
                 bits[i] = x[i] & magnitude
@@ -220,42 +243,42 @@ def keep_ranked(values: Floats, draws: Bits, low: float, high: float) -> None:
 
 
 @_compiled
-def round_off(out: Bits, merged: Floats, base: Bits) -> np.float32:
-    """out = bfloat16(merged + base), without a base when that is empty; gives the largest magnitude before rounding.
+def round_off(out: Bits, merged: Floats, base: Bits, ieee: bool) -> np.float32:
+    """out = merged + base, rounded, without a base when that is empty; gives the largest magnitude before rounding.
 
     Infinity or NaN when there is one.
     """
     largest = np.uint32(0)
     if base.size:
         for i in range(out.size):
-            value = merged[i] + _wide(base[i])
+            value = merged[i] + _wide(base[i], ieee)
             largest = max(largest, _magnitude(value))
-            out[i] = _narrow(value)
+            out[i] = _narrow(value, ieee)
     else:
         for i in range(out.size):
             largest = max(largest, _magnitude(merged[i]))
-            out[i] = _narrow(merged[i])
+            out[i] = _narrow(merged[i], ieee)
     return np.uint32(largest).view(np.float32)
 
 
 @_compiled
-def combine_halves(out: Bits, values: tuple[Bits, ...], base: Bits, coefficients: Numbers) -> np.float32:
-    """`difference`, `combine` and `round_off` in one: out = bfloat16(base + Σ_p c_p (x_p - base)), the largest magnitude."""
+def combine_halves(out: Bits, values: tuple[Bits, ...], base: Bits, coefficients: Numbers, ieee: bool) -> np.float32:
+    """`difference`, `combine` and `round_off` in one: out = base + Σ_p c_p (x_p - base), the largest magnitude."""
     largest = np.uint32(0)
     if base.size:
         for i in range(out.size):
-            anchor = _wide(base[i])
-            total = (_wide(values[0][i]) - anchor) * coefficients[0]
+            anchor = _wide(base[i], ieee)
+            total = (_wide(values[0][i], ieee) - anchor) * coefficients[0]
             for p in range(1, len(values)):
-                total += (_wide(values[p][i]) - anchor) * coefficients[p]
+                total += (_wide(values[p][i], ieee) - anchor) * coefficients[p]
             total += anchor
             largest = max(largest, _magnitude(total))
-            out[i] = _narrow(total)
+            out[i] = _narrow(total, ieee)
     else:
         for i in range(out.size):
-            total = _wide(values[0][i]) * coefficients[0]
+            total = _wide(values[0][i], ieee) * coefficients[0]
             for p in range(1, len(values)):
-                total += _wide(values[p][i]) * coefficients[p]
+                total += _wide(values[p][i], ieee) * coefficients[p]
             largest = max(largest, _magnitude(total))
-            out[i] = _narrow(total)
+            out[i] = _narrow(total, ieee)
     return np.uint32(largest).view(np.float32)

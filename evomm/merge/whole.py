@@ -73,7 +73,7 @@ class WholeTensor:
         self.numel = numel
         self.columns = columns
         self._values = values
-        self._dtype = dtype if dtype in {torch.float16, torch.bfloat16} else torch.float32
+        self._dtype = dtype if dtype in elementwise.HALVES else torch.float32
         self._seeds = [_seed(key) for key in keys]
         self._made: dict[Hashable, Any] = {}
 

@@ -97,7 +97,7 @@ def in_torch() -> Iterator[None]:
     """As on another device: the formulas in torch instead of the compiled loops."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(elementwise, "_float32_on_cpu", lambda tensor: False)
-        patch.setattr(elementwise, "_bfloat16_on_cpu", lambda tensor: False)
+        patch.setattr(elementwise, "_halves_on_cpu", lambda *tensors: False)
         yield
 
 

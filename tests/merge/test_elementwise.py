@@ -12,11 +12,22 @@ from tests.merge.kit import in_torch
 
 SIZES = st.integers(1, 70)  # with and without what is left over after the vector lanes
 NUMBERS = st.floats(-4, 4, width=16)
+HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
 WEIGHTS = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 3.0]), min_size=1, max_size=4)
 
 
 def some(data: st.DataObject, count: int, size: int) -> list[Tensor]:
     return [torch.tensor(data.draw(st.lists(NUMBERS, min_size=size, max_size=size))) for _ in range(count)]
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Also of zeros' signs; NaN is NaN, whichever."""
+    bits = torch.int16 if a.dtype.itemsize == 2 else torch.int32
+    return a.dtype == b.dtype and torch.equal(a.isnan(), b.isnan()) and torch.equal(*(_zeroed(x).view(bits) for x in (a, b)))
+
+
+def _zeroed(tensor: Tensor) -> Tensor:
+    return torch.where(tensor.isnan(), 0.0, tensor)
 
 
 def near(a: Tensor, b: Tensor) -> bool:
@@ -41,43 +52,70 @@ def test_elections(weights: list[float], size: int, normalize: bool, alike: bool
     assert near(elect(tensors, voices, weights, weights, normalize), expected)
 
 
-@given(SIZES, st.data())
-def test_differences_and_rounding_of_bfloat16(size: int, data: st.DataObject) -> None:
-    values, base = (x.bfloat16() for x in some(data, 2, size))
+@HALVES
+@given(size=SIZES, data=st.data())
+def test_differences_and_rounding_of_halves(half: torch.dtype, size: int, data: st.DataObject) -> None:
+    values, base = (x.to(half) for x in some(data, 2, size))
     delta = difference(torch.empty(size), values, base)
     assert torch.equal(delta, values.float() - base.float())
     merged = delta * 0.3
     for anchor in (base, None):
-        out = torch.empty(size, dtype=torch.bfloat16)
+        out = torch.empty(size, dtype=half)
         largest = round_off(out, merged.clone(), anchor)
         exact = merged if anchor is None else merged + anchor.float()
-        assert torch.equal(out, exact.bfloat16())
+        assert torch.equal(out, exact.to(half))
         assert largest == float(exact.abs().max())
         with in_torch():
             assert round_off(out, merged.clone(), anchor) == largest
-        assert torch.equal(out, exact.bfloat16())
+        assert torch.equal(out, exact.to(half))
 
 
-@given(WEIGHTS, SIZES, st.booleans(), st.data())
-def test_the_short_way_of_bfloat16_gives_the_bits_of_the_long_way(
-    weights: list[float], size: int, with_base: bool, data: st.DataObject
+@HALVES
+def test_every_half_there_is_becomes_the_float32_that_it_stands_for(half: torch.dtype) -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(half)
+    assert same_bits(difference(torch.empty(every.shape), every, torch.zeros_like(every)), every.float())
+
+
+@HALVES
+def test_rounding_is_to_the_nearest_half_and_ties_go_to_the_even_one(half: torch.dtype) -> None:
+    """Around every half and every middle between two; float16 ends at 65504, and from 65520 on there is infinity only."""
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(half).float()
+    middles = (every[:-1] + every[1:]) / 2
+    around = [near.nextafter(torch.tensor(end)) for near in (every, middles) for end in (-float("inf"), float("inf"))]
+    many = torch.cat([every, middles, *around, torch.tensor([65519.99, 65520.0, 1e38, -1e38])])
+    many = many[many.isfinite()]
+    out = torch.empty(many.shape, dtype=half)
+    round_off(out, many, None)
+    assert same_bits(out, many.to(half))
+
+
+@HALVES
+@given(weights=WEIGHTS, size=SIZES, with_base=st.booleans(), data=st.data())
+def test_the_short_way_of_halves_gives_the_bits_of_the_long_way(
+    half: torch.dtype, weights: list[float], size: int, with_base: bool, data: st.DataObject
 ) -> None:
-    base = some(data, 1, size)[0].bfloat16() if with_base else None
-    values = [x.bfloat16() for x in some(data, len(weights), size)]
-    long, short = torch.empty(size, dtype=torch.bfloat16), torch.empty(size, dtype=torch.bfloat16)
+    base = some(data, 1, size)[0].to(half) if with_base else None
+    values = [x.to(half) for x in some(data, len(weights), size)]
+    long, short = torch.empty(size, dtype=half), torch.empty(size, dtype=half)
     deltas = [x.float() if base is None else difference(torch.empty(size), x, base) for x in values]
     expected = round_off(long, combination(deltas, weights), base)
     assert combine_halves(short, values, base, weights) == expected
-    assert torch.equal(short, long)
+    assert same_bits(short, long)
+    with in_torch():
+        deltas = [x.float() if base is None else difference(torch.empty(size), x, base) for x in values]
+        merged = combination(deltas, weights)
+        assert round_off(long, merged, base) == expected
+    assert same_bits(short, long)
 
 
+@HALVES
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_finite_shows(bad: float) -> None:
+def test_what_is_not_finite_shows(half: torch.dtype, bad: float) -> None:
     for at in (0, 1, 66):  # in the vector lanes, and in what is left over
-        merged, out = torch.ones(67), torch.empty(67, dtype=torch.bfloat16)
+        merged, out = torch.ones(67), torch.empty(67, dtype=half)
         merged[at] = bad
         assert not np.isfinite(round_off(out, merged, None))
-        assert not np.isfinite(combine_halves(out, [merged.bfloat16()], None, [1.0]))
+        assert not np.isfinite(combine_halves(out, [merged.to(half)], None, [1.0]))
         with in_torch():
             assert not np.isfinite(round_off(out, merged, None))
 
@@ -108,23 +146,25 @@ def test_a_coefficient_that_is_no_number_makes_none(
         assert elect(tensors, [1.0] * len(weights), weights, weights, normalize).isnan().all()
 
 
-@given(st.integers(0, 2_100), st.integers(1, 3), st.booleans())
-def test_inner_products_of_bfloat16(size: int, count: int, with_base: bool) -> None:
+@HALVES
+@given(size=st.integers(1, 2_100), count=st.integers(1, 3), with_base=st.booleans())
+def test_inner_products_of_halves(half: torch.dtype, size: int, count: int, with_base: bool) -> None:
     generator = torch.Generator().manual_seed(size)
-    *values, base = (torch.randn(size, generator=generator).bfloat16() for _ in range(count + 1))
+    *values, base = (torch.randn(size, generator=generator).to(half) for _ in range(count + 1))
     products = np.zeros((count, count))
     gram_halves(products, values, base if with_base else None)
     rows = torch.stack([x.float() - base.float() if with_base else x.float() for x in values]).double()
     assert np.allclose(products, np.tril((rows @ rows.T).numpy()), rtol=1e-5, atol=1e-4)
 
 
-@given(st.integers(0, 2_100), st.booleans())
-def test_tallies_count_every_magnitude(size: int, with_base: bool) -> None:
+@HALVES
+@given(size=st.integers(0, 2_100), with_base=st.booleans(), scale=st.sampled_from([0.01, 1e-5, 1e4]))
+def test_tallies_count_every_magnitude(half: torch.dtype, size: int, with_base: bool, scale: float) -> None:
     generator = torch.Generator().manual_seed(size)
-    values, base = (torch.randn(size, generator=generator).mul_(0.01).bfloat16() for _ in range(2))
+    values, base = (torch.randn(size, generator=generator).mul_(scale).to(half) for _ in range(2))
     counts = np.zeros((4, 1 << 15), np.uint32)
     tally(counts, values, base if with_base else None)
-    seen = (values.float() - base.float()).bfloat16() if with_base else values
+    seen = (values.float() - base.float()).to(half) if with_base else values
     expected = np.bincount(seen.abs().view(torch.int16).numpy(), minlength=1 << 15)
     assert np.array_equal(counts.sum(0), expected)
 

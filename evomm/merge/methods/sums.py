@@ -25,7 +25,7 @@ def weighted_sum(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 0.5)
 def add_difference(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 1.0) -> Tensor:
     """A + alpha (B - base), as the checkpoint mergers of the diffusion world name it; parents are base, A, B."""
     base, a, b = parents
-    return a + (b - base).mul_(alpha)
+    return b.sub_(base).mul_(alpha).add_(a)
 
 
 def task_arithmetic(
