@@ -166,6 +166,20 @@ def write_scorer(into: Path, weights: dict[str, torch.Tensor], tokenizer: CLIPTo
     save_file({name: value.contiguous() for name, value in weights.items()}, into / "open_clip_model.safetensors")
 
 
+def tidy(folder: Path) -> None:
+    """Take out what the libraries leave behind: paths of the machine, indented vocabularies, files only the owner reads."""
+    for path in folder.rglob("*"):
+        if path.name == "tokenizer.json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+        if path.suffix == ".json" and "_name_or_path" in path.read_text(encoding="utf-8"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("_name_or_path")
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if path.is_file():
+            path.chmod(0o644)
+
+
 def build(out: Path, *, seed: int, fresh: bool, until: str, parts: Path | None) -> None:
     """Train whatever ``out`` does not hold yet, or everything when ``fresh``, through stage ``until``."""
     plan = Build(out, seed)
@@ -179,8 +193,7 @@ def build(out: Path, *, seed: int, fresh: bool, until: str, parts: Path | None) 
                 shutil.copytree(parts / PARTS[stage], partial)
             else:
                 plan.make(stage, partial)
-            for path in partial.rglob("*.safetensors"):
-                path.chmod(0o644)
+            tidy(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
 
