@@ -1,4 +1,4 @@
-"""The few-step parent: a LoRA on the base UNet that gets in one or two steps where its teachers get in sixteen.
+"""The few-step parent: a LoRA on the base UNet that gets, in one or two steps, close to where its teachers get in sixteen.
 
 The teachers' own samples are the lessons: the same noise and caption must lead to the same picture (progressive
 distillation in one go; Salimans and Ho 2022, https://arxiv.org/abs/2202.00512). One LoRA serves two backbones, `base` and
