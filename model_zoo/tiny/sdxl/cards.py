@@ -21,11 +21,9 @@ _NOTO = ", and Noto Emoji (Copyright Google Inc, Apache-2.0)"
 _LIMITS = """
 ## Limits
 
-A toy. It learned the 120 concepts of `evals/data/tiny-emoji` by heart and draws nothing else. The search, validation
-and test
-prompts there are all among the concepts that it was trained on; the split keeps a *search* away from the concepts
-that its result
-is reported on.
+A toy. It learned the 120 concepts of `evals/data/tiny-emoji` by heart and draws nothing else. The search, validation and
+test prompts there are all among the concepts that it was trained on; the split keeps a *search* away from the concepts that
+its result is reported on.
 """
 
 
