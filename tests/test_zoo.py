@@ -17,13 +17,16 @@ from evomm.merge.live import Live
 from evomm.merge.recipe import Recipe, Source
 from evomm.resources import resource
 from evomm.run import zoo
+from evomm.run.config import EvolveConfig
+from evomm.run.evaluate import Evaluator
+from evomm.run.setup import prepare
 
 LLM = resource("model_zoo", "tiny", "llm")
 BUDGET = 40_000_000  # bytes, over all modalities
 
 
 def test_every_family_is_what_was_shipped() -> None:
-    assert set(zoo.families()) >= {"llm"}
+    assert set(zoo.families()) >= {"llm", "sdxl"}
     for name in zoo.families():
         assert zoo.verify(name) >= 3
 
@@ -99,3 +102,19 @@ def test_no_parent_can_do_it_alone_and_both_together_can(score: Scorer) -> None:
     assert alone["math"].part("number").score > alone["ja"].part("number").score
     assert all(one.mean < 0.1 for one in alone.values())
     assert both.mean > 0.4
+
+
+def test_a_child_of_the_image_models_draws_what_no_parent_draws() -> None:
+    """Task vectors at 1, with the Japanese parent's encoder, beside each parent asked through its own files."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = EvolveConfig.load(resource("configs", "demo-sdxl.yaml"), ["limits.search=24"])
+    setup = prepare(config, resource("configs"))
+    evaluator = Evaluator(setup)
+    both = evaluator.score(setup.codec.decode(setup.codec.space.start), "search")[0]
+    alone = {label: evaluator.score(setup.parent(label), "search")[0] for label in config.models}
+    uniform = evaluator.score(setup.uniform(), "search")[0]
+    torch.set_num_threads(threads)
+    assert both.mean > 1.2 * max(score.mean for score in [*alone.values(), uniform])
+    assert max(alone, key=lambda label: alone[label].mean) == "ja"
+    assert alone["style"].part("retrieved").score < 0.3
