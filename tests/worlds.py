@@ -53,3 +53,14 @@ def fake_model(folder: Path, total: torch.Tensor) -> Path:
     (folder / "config.json").write_text(json.dumps({"model_type": "evomm-fake"}))
     save_file({f"layers.{i}.weight": total / LAYERS for i in range(LAYERS)}, folder / "model.safetensors")
     return folder
+
+
+def make_staged(folder: Path) -> Path:
+    """A world as `make_fake` makes it, and a config of two stages; returns its path.
+
+    ``first`` mixes ``low`` and ``high``; ``second`` adds ``high`` to what came out, as a base and as a parent.
+    """
+    config = make_fake(folder)
+    second = CONFIG.replace("base: base", "base: stage:first").replace("low: low", "low: stage:first")
+    config.write_text(f"stage: first\n{CONFIG}---\nstage: second\n{second}")
+    return config

@@ -1,4 +1,4 @@
-"""``evomm evolve``: a config becomes a run."""
+"""``evomm evolve``: a config, of one stage or several, becomes a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 def evolve(
     config: Annotated[Path, typer.Argument(help="A config (YAML), or the name of a shipped one such as demo-llm.")],
     output: Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key: search.evaluations=40.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, of every stage: search.evaluations=40.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print {run, seconds, evaluations, test, ...}.")] = False,
 ) -> None:
     """Search for the best blend of the parents, and test it once."""
     from evomm.cli.progress import RunWatch
-    from evomm.run.config import EvolveConfig
-    from evomm.run.engine import evolve as run
+    from evomm.run.stages import evolve_stages, load_stages
 
     path = config_path(config)
-    loaded = EvolveConfig.load(path, settings or ())
+    stages = load_stages(path, settings or ())
     folder = output or _free_folder(path.stem)
     note(f"run: {folder}")
     with RunWatch(folder) as watch:
-        outcome = run(loaded, folder, path.parent, watch)
+        outcome = evolve_stages(stages, folder, path.parent, watch)
     show_outcome(outcome, as_json)
 
 

@@ -9,7 +9,7 @@ from evomm.cli.show import out, print_json, size
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    run: Annotated[Path, typer.Argument(help="The run's folder; of a run of several stages, RUN (the last) or RUN/STAGE.")],
     output: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
     candidate: Annotated[str, typer.Option(help="child, or a trial such as cma/17.")] = "child",
     as_json: Annotated[bool, typer.Option("--json", help="Print {out, tensors, bytes, seconds}.")] = False,
@@ -20,10 +20,11 @@ def export(
     from evomm.cli.progress import MergeWatch, working
     from evomm.run.export import candidate_recipe
     from evomm.run.make import Workshop
+    from evomm.run.stages import last_run
 
     started = time.monotonic()
     with working("checking the parents"):
-        recipe = candidate_recipe(run, candidate)
+        recipe = candidate_recipe(last_run(run), candidate)
     with MergeWatch() as watch:
         written = Workshop(watch=watch).make(recipe, output)
     seconds = round(time.monotonic() - started, 3)

@@ -14,8 +14,8 @@ def resume(
 ) -> None:
     """Go on where a run stopped; the outcome is that of a run that never stopped."""
     from evomm.cli.progress import RunWatch
-    from evomm.run.engine import resume as go_on
+    from evomm.run.stages import resume_stages
 
     with RunWatch(run) as watch:
-        outcome = go_on(run, watch)
+        outcome = resume_stages(run, watch)
     show_outcome(outcome, as_json)

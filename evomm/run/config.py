@@ -14,7 +14,7 @@ from evomm.genome.blocks import Grouping
 from evomm.genome.space import GeneRule
 from evomm.merge.recipe import DtypeName, Recipe, Source, Value
 from evomm.merge.table import METHODS
-from evomm.plain import Plain, load_yaml, parse, read_text
+from evomm.plain import Plain, load_yaml_all, parse, read_text
 from evomm.search.base import Settings
 from evomm.search.table import SEARCHERS
 
@@ -53,6 +53,7 @@ class Given(Plain):
 class EvolveConfig(Plain):
     """A run.
 
+    stage: the name of this document, where a file holds several; then ``stage:NAME`` as a model is the child of an earlier one.
     parents: label -> model (zoo name, folder, file or hub id), or a LoRA and what it is put on; the weight of a LoRA's task
     vector is its scale. base: the common ancestor, for methods on task vectors. components: part of the model -> label of the
     parent that it is taken from whole, or "mixed". generation: how candidates are asked, where the task's way is not meant.
@@ -62,6 +63,7 @@ class EvolveConfig(Plain):
     threads: of this process's CPU work, torch's choice when absent; small models are fastest with one.
     """
 
+    stage: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     adapter: str
     task: str
     method: str
@@ -147,10 +149,20 @@ class EvolveConfig(Plain):
 
         Raises UsageError that names the key (and the nearest known one), MissingFile when there is no such file.
         """
-        content = load_yaml(read_text(path), str(path))
-        for override in overrides:
-            _set(content, override)
-        return parse(cls, content, str(path))
+        found = cls.load_all(path, overrides)
+        if len(found) > 1:
+            raise UsageError(f"{path}: holds {len(found)} stages where one config is expected")
+        return found[0]
+
+    @classmethod
+    def load_all(cls, path: Path, overrides: Sequence[str] = ()) -> list[Self]:
+        """Read every document of a config file; overrides are for each of them."""
+        contents = load_yaml_all(read_text(path), str(path))
+        for content in contents:
+            for override in overrides:
+                _set(content, override)
+        where = [f"{path}, document {number}" if len(contents) > 1 else str(path) for number in range(1, len(contents) + 1)]
+        return [parse(cls, content, place) for content, place in zip(contents, where, strict=True)]
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -53,6 +53,7 @@ class Estimate:
     memory_bytes: of the process that evaluates (the resident model, and the largest tensor a few times). disk_bytes: of
     an exported child. genes: None when it takes a missing parent's headers to know. missing: what must be had first.
     notes: what is odd, and where numbers come from. licences: label -> licence, where a card names one.
+    stages: of a run of several, each one's own.
     """
 
     memory_bytes: int = 0
@@ -64,6 +65,7 @@ class Estimate:
     licences: dict[str, str] = field(default_factory=dict)
     memory_free: int = 0
     disk_free: int = 0
+    stages: dict[str, "Estimate"] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:

@@ -9,8 +9,8 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -209,6 +209,16 @@ class Store:
             ) from error
         except sqlite3.DatabaseError as error:
             raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; UsageError when another process does."""
+    fd = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def _lock(folder: Path) -> int:

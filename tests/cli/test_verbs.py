@@ -86,7 +86,8 @@ def test_inspect_shows_distances(evomm: Evomm, world: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_valid_by_the_printed_schema(evomm: Evomm, path: Path) -> None:
     schema = json.loads(evomm("schema", "evolve").out)
-    jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(path.read_text()))
+    for document in yaml.safe_load_all(path.read_text()):
+        jsonschema.Draft202012Validator(schema).validate(document)
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
