@@ -188,7 +188,15 @@ class Adapter(ABC):
         advance: Callable[[int], None] = lambda nbytes: None,
         shard_bytes: int = SHARD_BYTES,
     ) -> Written:
-        """Stream the recipe's child to a folder that loads like its parents; ``texts`` are files to put beside it."""
+        """Stream the recipe's child to a folder that loads like its parents; ``texts`` are files to put beside it.
+
+        Kinds of models that people keep in single files write one where ``out`` ends in .safetensors; others refuse it.
+        """
+        if out.suffix == ".safetensors":
+            raise UsageError(
+                f"{out}: only image models are written as a single file; a model of an adapter '{self.name}' is a folder, "
+                f"such as {out.with_suffix('')}"
+            )
         parents = {label: (model.folder, model.config) for label, model in models.items()}
         template = chat_template(recipe.chat_template, [folder for folder, _ in parents.values()])
 

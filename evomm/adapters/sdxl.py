@@ -13,7 +13,7 @@ import torch
 from evomm.adapters.base import Adapter, LoadedModel, Model, View
 from evomm.adapters.generation import Generation, ImageGeneration, expect
 from evomm.adapters.sdxl_blocks import UNET, places, unfold, weight_strings
-from evomm.adapters.sdxl_files import folders, layout, stored, write_files
+from evomm.adapters.sdxl_files import beside, folders, layout, stored
 from evomm.adapters.vocabulary import Alignment
 from evomm.checkpoints.digest import file_digest
 from evomm.checkpoints.locate import is_hub_id
@@ -138,9 +138,11 @@ class SDXLAdapter(Adapter):
     ) -> Written:
         """Stream the child to a diffusers folder, or to one file of the original layout when ``out`` ends in .safetensors."""
 
+        around = beside(recipe, models) if out.suffix != ".safetensors" else None  # what is missing is told before the work
+
         def finish(writer: CheckpointWriter) -> None:
-            if out.suffix != ".safetensors":
-                write_files(writer, recipe, models)
+            if around is not None:
+                around.write(writer)
                 for name, text in texts.items():
                     writer.text(name, text)
 

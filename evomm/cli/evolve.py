@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomm.cli.show import note, out, percent, print_json
+from evomm.cli.show import note, out, percent, print_json, show_weights
 
 if TYPE_CHECKING:
     from evomm.run.outcome import Outcome
@@ -69,6 +69,7 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
         )
     out.print(table)
     out.print(f"{outcome.evaluations} evaluations, {outcome.seconds:.0f} s. Recipe: {outcome.folder / 'recipe.yaml'}")
+    show_weights(outcome.block_weights)
     out.print(f"Get the model: evomm export {outcome.folder} -o MODEL")
 
 

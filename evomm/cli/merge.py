@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from evomm.cli.show import out, print_json, size
+from evomm.cli.show import out, print_json, show_weights, size
 
 
 def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe (`evomm schema recipe` describes it), or any mergekit YAML.")],
-    output: Annotated[Path, typer.Option("-o", "--out", help="The folder to make.")],
+    output: Annotated[Path, typer.Option("-o", "--out", help="The folder to make; of image models also a file: x.safetensors.")],
     shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest shard, in GB.")] = 5.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Tensors merged at a time; one per core by default.")] = None,
     device: Annotated[str, typer.Option(help="Where the arithmetic is done: cpu, cuda or cuda:1, ...")] = "cpu",
@@ -34,6 +34,7 @@ def merge(
             "bytes": written.bytes,
             "seconds": round(seconds, 3),
         }
-        print_json(document)
+        print_json({**document, **({"block_weights": written.block_weights} if written.block_weights else {})})
     else:
         out.print(f"{output}: {written.tensors} tensors, {size(written.bytes)}, {seconds:.1f} s")
+        show_weights(written.block_weights)

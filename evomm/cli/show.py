@@ -65,3 +65,11 @@ def size(nbytes: float) -> str:
 def percent(score: Mapping[str, float]) -> str:
     """An interval such as 62.0 (58.1-65.8)."""
     return f"{100 * score['score']:.1f} ({100 * score['low']:.1f}-{100 * score['high']:.1f})"
+
+
+def show_weights(strings: Mapping[str, str]) -> None:
+    """Block weights to copy: a line each, however long; nothing when there are none."""
+    from rich.markup import escape
+
+    for label, text in strings.items():
+        out.real.print(f"block weights of {escape(label)}: {text}", soft_wrap=True)

@@ -14,7 +14,7 @@ import yaml
 
 from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
-from evomm.checkpoints.locate import is_hub_id, locate
+from evomm.checkpoints.locate import fetch_command, hub_parts, locate
 from evomm.errors import MissingFile
 from evomm.fitness.table import load_task
 from evomm.genome.blocks import group
@@ -166,7 +166,7 @@ def _card_bytes(sources: Mapping[str, Source], found: Estimate) -> int:
     """Of the first parent with a card, in 16 bits; told when there is none."""
     known = cards()
     for source in sources.values():
-        card = known.get(source.model.partition("@")[0])
+        card = known.get(_repo(source.model))
         if card is not None and card.parameters:
             return 2 * card.parameters
     found.notes.append("the size is unknown until a parent is here; disk is counted as 0")
@@ -189,8 +189,7 @@ def _find(model: str, beside: Path, found: Estimate) -> Path | None:
     try:
         return locate(model, beside, download=False)
     except MissingFile:
-        name, _, revision = model.partition("@")
-        how = f"`hf download {name}{' --revision ' + revision if revision else ''}`" if is_hub_id(model) else "no such folder"
+        how = f"`{fetch_command(model)}`" if hub_parts(model) else "no such folder"
         told = f"{model} ({how})"
         if told not in found.missing:
             found.missing.append(told)
@@ -200,19 +199,25 @@ def _find(model: str, beside: Path, found: Estimate) -> Path | None:
 def _licences(found: Estimate, sources: Mapping[str, Source]) -> None:
     known = cards()
     for label, source in sources.items():
-        card = known.get((source.lora or source.model).partition("@")[0])
+        card = known.get(_repo(source.lora or source.model))
         if card is not None:
             found.licences[label] = card.licence
 
 
+def _repo(model: str) -> str:
+    """What a card is found by."""
+    parts = hub_parts(model)
+    return parts[0] if parts else model
+
+
 def _count(here: Mapping[str, Model], sources: Mapping[str, Source], found: Estimate) -> tuple[int, int]:
     """(parameters, elements of the largest tensor) of the child; from a card when no parent is here."""
-    for checkpoint in here.values():
-        sizes = [info.numel for info in checkpoint.infos.values()]
-        return sum(sizes), max(sizes)
+    if here:
+        sizes = [[info.numel for info in model.infos.values()] for model in here.values()]
+        return max(map(sum, sizes)), max(map(max, sizes))
     known = cards()
     for source in sources.values():
-        card = known.get(source.model.partition("@")[0])
+        card = known.get(_repo(source.model))
         if card is not None and card.parameters:
             return card.parameters, card.parameters // 50  # embeddings of a 7B are 2% of it
     found.notes.append("sizes are unknown until a parent is here; memory and disk are counted without the model")
@@ -222,7 +227,7 @@ def _count(here: Mapping[str, Model], sources: Mapping[str, Source], found: Esti
 def _layers(sources: Mapping[str, Source]) -> int | None:
     """Of a parent that is not here, from its card."""
     known = cards()
-    found = (known.get(source.model.partition("@")[0]) for source in sources.values())
+    found = (known.get(_repo(source.model)) for source in sources.values())
     return next((card.layers for card in found if card and card.layers), None)
 
 

@@ -1,14 +1,31 @@
-"""The recipe of a run's child or of any of its candidates."""
+"""The recipe of a run's child or of any of its candidates, and the form that it is written in."""
 
 from pathlib import Path
 
 import numpy as np
 
-from evomm.errors import UsageError
+from evomm.errors import UsageError, nearest
 from evomm.merge.recipe import Recipe
 from evomm.run.engine import restore
 from evomm.run.outcome import Outcome
 from evomm.run.store import Store
+
+FORMATS = ("hf", "single-file")
+_SINGLE = ".safetensors"
+
+
+def target(out: Path, form: str | None) -> Path:
+    """Where a checkpoint of a form goes: a single file ends in .safetensors, a folder does not; ``out`` decides without one.
+
+    >>> target(Path("anime"), "single-file")
+    PosixPath('anime.safetensors')
+    """
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"unknown format '{form}'{nearest(form, FORMATS)}")
+    single = out.suffix == _SINGLE
+    if form == "hf" and single:
+        raise UsageError(f"{out}: --format hf makes a folder, and this is the name of a file; leave the {_SINGLE} out")
+    return out.with_name(f"{out.name}{_SINGLE}") if form == "single-file" and not single else out
 
 
 def candidate_recipe(folder: Path, candidate: str) -> Recipe:

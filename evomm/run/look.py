@@ -10,7 +10,8 @@ from torch import Tensor
 from evomm.adapters.base import Model
 from evomm.adapters.table import detect
 from evomm.genome.blocks import Grouping, group
-from evomm.merge.recipe import Block
+from evomm.merge.plan import component
+from evomm.merge.recipe import Block, Recipe, Source
 from evomm.merge.whole import PIECE
 
 
@@ -31,21 +32,26 @@ class Row:
 
 
 def look(folders: Sequence[Path], grouping: Grouping) -> list[Row]:
-    """Compare models with the first of them.
+    """Compare models with the first of them, in what all of them have: some may be a part of the others, as a UNet alone is.
 
     Raises MisfitError when they don't fit together.
     """
     adapter = detect(folders[0])
     checkpoints = {str(i): adapter.open(folder) for i, folder in enumerate(folders)}
+    everyone = Recipe(
+        method="linear", parents={label: Source(model=str(path)) for label, path in zip(checkpoints, folders, strict=True)}
+    )
+    lent = adapter.lent(everyone, checkpoints)
     if len(checkpoints) > 1:
-        adapter.check(checkpoints, "0")
+        adapter.check(checkpoints, "0", whole=lent)
     sizes = {name: info.numel for name, info in checkpoints["0"].infos.items()}
-    blocks = group(adapter.blocks(checkpoints["0"]), grouping, sizes)
+    places = {name: place for name, place in adapter.blocks(checkpoints["0"]).items() if component(name) not in lent}
+    blocks = group(places, grouping, sizes)
     return [_row(block, list(checkpoints.values())) for block in blocks]
 
 
 def _row(block: Block, models: Sequence[Model]) -> Row:
-    names = [name for name in models[0].infos if block.matches(name)]
+    names = [name for name in models[0].infos if block.matches(name) and all(name in model.infos for model in models)]
     others = range(1, len(models))
     gram = {(i, j): 0.0 for i in range(len(models)) for j in range(i, len(models))}
     for name in names if len(models) > 1 else []:

@@ -50,6 +50,13 @@ class Silent:
 
 
 @dataclass(frozen=True)
+class Made(Written):
+    """What was written, and label -> its weights as the string that users of block weights paste, where there is one."""
+
+    block_weights: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Workshop:
     """How merges are made: what is fixed while recipes change.
 
@@ -66,15 +73,15 @@ class Workshop:
     shard_bytes: int = SHARD_BYTES
     watch: Watch = field(default_factory=Silent)
 
-    def make(self, recipe: Recipe, out: Path) -> Written:
-        """Stream the recipe's child to a new folder.
+    def make(self, recipe: Recipe, out: Path) -> Made:
+        """Stream the recipe's child to a new folder, or to a single file where ``out`` ends in .safetensors.
 
         Raises what reading, fitting and writing can raise; nothing is left behind then.
         """
         adapter, models = self.open(recipe.parents, recipe.carrier)
         return self._write(recipe, adapter, models, out)
 
-    def make_document(self, document: Document, out: Path, text: str) -> Written:
+    def make_document(self, document: Document, out: Path, text: str) -> Made:
         """The child of one mergekit document; ``text`` is the file that it comes from, and is kept beside the child."""
         sources = document.sources()
         adapter, models = self.open(sources, next(iter(sources)))
@@ -107,7 +114,7 @@ class Workshop:
 
     def _write(
         self, recipe: Recipe, adapter: Adapter, models: Mapping[str, Model], out: Path, texts: Mapping[str, str] | None = None
-    ) -> Written:
+    ) -> Made:
         recipe = recipe.model_copy(update={"parents": {label: self._found(s) for label, s in recipe.parents.items()}})
         aligned, alignment = adapter.aligned(recipe, models)
         recipe = adapter.unfold(recipe, aligned)
@@ -121,7 +128,7 @@ class Workshop:
             self.watch.note(warning)
         self.watch.start(out.name, sum(info.nbytes for info in aligned[recipe.carrier].infos.values()))
         engine = Engine(aligned, threads=self.threads, device=self.device, forgetful=True)
-        return adapter.save(
+        written = adapter.save(
             recipe,
             aligned,
             out,
@@ -131,9 +138,10 @@ class Workshop:
             advance=self.watch.advance,
             shard_bytes=self.shard_bytes,
         )
+        return Made(written.tensors, written.bytes, adapter.block_weights(recipe, aligned))
 
 
-def make_file(path: Path, out: Path, workshop: Workshop) -> Written:
+def make_file(path: Path, out: Path, workshop: Workshop) -> Made:
     """Make what a file describes: one recipe of evomm's, or one or several documents of mergekit's.
 
     The stages of several documents are written beside ``out`` and removed at the end.

@@ -1,7 +1,7 @@
 """What came out of a run: who won, and by how much, read from the store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ class Outcome:
 
     test: role -> score on the test split; roles are ``child``, the baselines' names, ``uniform``, and the parents' labels.
     subjects: role -> what it is in the store. recipe: the child's.
+    block_weights: label -> the child's weights as the string that users of block weights paste, where there is one.
     """
 
     folder: Path
@@ -26,6 +27,7 @@ class Outcome:
     test: Mapping[str, Score]
     subjects: Mapping[str, str]
     recipe: Recipe
+    block_weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store, setup: Setup, seconds: float) -> Self:
@@ -35,13 +37,15 @@ class Outcome:
         if any(subject not in finals for subject in subjects.values()):
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
         searches = [setup.config.search.method, *setup.config.baselines]
+        recipe = Recipe.from_yaml(finals[subjects["child"]].recipe)
         return cls(
             folder=store.folder,
             seconds=seconds,
             evaluations=sum(len(store.trials(name)) for name in searches),
             test={role: finals[subject].score for role, subject in subjects.items()},
             subjects=subjects,
-            recipe=Recipe.from_yaml(finals[subjects["child"]].recipe),
+            recipe=recipe,
+            block_weights=setup.adapter.block_weights(recipe, setup.models),
         )
 
     def against(self, role: str) -> Interval:

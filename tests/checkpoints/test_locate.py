@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evomm.checkpoints.locate import is_hub_id, locate, superfluous
+from evomm.checkpoints.locate import fetch_command, hub_parts, is_hub_id, locate, locate_configs, reference, superfluous
 from evomm.errors import MissingFile
 
 
@@ -101,3 +101,79 @@ def test_what_can_be_nothing_says_what_was_expected(model: str) -> None:
 )
 def test_hub_ids_are_told_from_paths(model: str, is_one: bool) -> None:
     assert is_hub_id(model) is is_one
+
+
+def cached(tmp_path: Path, repo: str, *files: str) -> Path:
+    """Files of a hub repository in this machine's cache, as links to blobs; the snapshot's folder."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "cache" / f"models--{repo.replace('/', '--')}"
+    for number, file in enumerate(files):
+        blob, path = home / "blobs" / str(number), home / "snapshots" / commit / file
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_text(file)
+        path.symlink_to(blob)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    return home / "snapshots" / commit
+
+
+@pytest.mark.parametrize(
+    ("model", "parts", "command"),
+    [
+        ("owner/name", ("owner/name", "", ""), "hf download owner/name"),
+        ("owner/name@v1", ("owner/name", "v1", ""), "hf download owner/name --revision v1"),
+        ("owner/name/x.safetensors", ("owner/name", "", "x.safetensors"), "hf download owner/name x.safetensors"),
+        (
+            "owner/name@v1/sub/x-4step.safetensors",
+            ("owner/name", "v1", "sub/x-4step.safetensors"),
+            "hf download owner/name sub/x-4step.safetensors --revision v1",
+        ),
+        ("owner/name/../x.safetensors", None, None),
+        ("owner/name/x.ckpt", None, None),
+        ("./name/x.safetensors", None, None),
+        ("/a/b/x.safetensors", None, None),
+        ("name/x.safetensors", ("name/x.safetensors", "", ""), "hf download name/x.safetensors"),
+    ],
+)
+def test_what_a_name_says_of_the_hub(model: str, parts: tuple[str, str, str] | None, command: str | None) -> None:
+    assert hub_parts(model) == parts
+    if command is not None:
+        assert fetch_command(model) == command
+    assert is_hub_id(model) is (parts is not None and not parts[2])
+
+
+def test_one_file_of_a_hub_repository(tmp_path: Path) -> None:
+    """Among many others that are not fetched."""
+    snapshot = cached(tmp_path, "owner/loras", "4step.safetensors", "sub/8step.safetensors")
+    found = locate("owner/loras/4step.safetensors")
+    assert found == snapshot / "4step.safetensors"
+    assert locate("owner/loras/sub/8step.safetensors", download=False).read_text() == "sub/8step.safetensors"
+    assert reference("owner/loras/4step.safetensors", found) == "owner/loras/4step.safetensors"
+    with pytest.raises(MissingFile, match=r"`hf download owner/loras 2step\.safetensors`"):
+        locate("owner/loras/2step.safetensors", download=False)
+    with pytest.raises(MissingFile, match=r"`hf download owner/loras 2step\.safetensors --revision v1`"):
+        locate("owner/loras@v1/2step.safetensors")
+    (tmp_path / "owner" / "loras").mkdir(parents=True)
+    (tmp_path / "owner" / "loras" / "4step.safetensors").write_text("mine")
+    assert locate("owner/loras/4step.safetensors", beside=tmp_path).read_text() == "mine"
+
+
+def test_configs_of_a_family(tmp_path: Path) -> None:
+    """What single files lack, without the weights."""
+    repo = "stabilityai/stable-diffusion-xl-base-1.0"
+    command = rf"`hf download {repo} --include '\*\.json' --include '\*\.txt'`"
+    for download in (True, False):
+        with pytest.raises(MissingFile, match=command):
+            locate_configs("xl_base", download)
+    snapshot = cached(tmp_path, repo, "model_index.json", "unet/config.json")
+    with pytest.raises(MissingFile, match=rf"has no tokenizer/tokenizer_config\.json.*{command}"):
+        locate_configs("xl_base")
+    for path in ("tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"):
+        (snapshot / path).parent.mkdir()
+        (snapshot / path).write_text("{}")
+    assert locate_configs("xl_base") == locate_configs("xl_base", download=False) == snapshot
+    with pytest.raises(MissingFile, match=rf"without its weights; fetch it with `hf download {repo}`"):
+        locate(repo, download=False)
+    with pytest.raises(MissingFile, match=r"family 'v2'.*make a diffusers folder of the same family"):
+        locate_configs("v2")

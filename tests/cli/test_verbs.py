@@ -73,6 +73,27 @@ def test_plan_of_the_published_recipe_says_what_is_missing(evomm: Evomm) -> None
         assert repo in lines[0]
 
 
+def test_plan_of_the_published_image_recipe(evomm: Evomm) -> None:
+    """Two stages: what must be fetched, the one file of a LoRA among it, but no stage's child."""
+    document = json.loads(evomm("plan", "evosdxl-jp", "--json").out)
+    assert document["genes"] == 2 * 4 + 1
+    assert not document["fits"]
+    assert document["memory_bytes"] > 6e9
+    assert document["disk_bytes"] > 13e9
+    said = evomm("plan", "evosdxl-jp").out
+    commands = [
+        "hf download stabilityai/stable-diffusion-xl-base-1.0",
+        "hf download mhdang/dpo-sdxl-text2image-v1",
+        "hf download RunDiffusion/Juggernaut-XL-v9",
+        "hf download stabilityai/japanese-stable-diffusion-xl",
+        "hf download ByteDance/SDXL-Lightning sdxl_lightning_4step_lora.safetensors",
+    ]
+    assert [f"`{command}`" in said for command in commands] == [True] * 5
+    assert len(document["missing"]) == 5
+    assert "stage     blend: genes 8" in said
+    assert "stage     few-steps: genes 1" in said
+
+
 def test_inspect_shows_distances(evomm: Evomm, world: Path) -> None:
     folder = world.parent
     rows = json.loads(evomm("inspect", folder / "low", folder / "low", folder / "high", "--json").out)

@@ -1,6 +1,5 @@
 """Several evolutions in one file: the same as one after the other by hand, whatever stops them on the way."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +14,11 @@ from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve
 from evomm.run.estimate import estimate_run
 from evomm.run.estimate_stages import estimate_stages
-from evomm.run.export import candidate_recipe
 from evomm.run.make import Workshop
 from evomm.run.outcome import Outcome
 from evomm.run.stages import bound, evolve_stages, last_run, load_stages, resume_stages
 from evomm.run.store import Store, held
 from tests import worlds
-from tests.cli.conftest import Evomm
 
 SHORT = ["search.evaluations=24", "baseline=null"]
 
@@ -211,28 +208,3 @@ def test_plan_adds_stages_up(world: Path, tmp_path: Path) -> None:
     shutil.rmtree(world.parent / "high")
     lacking = estimate_stages(stages, world.parent, tmp_path)
     assert lacking.missing == ["high (no such folder)"]
-
-
-def test_the_verbs_know_stages(evomm: Evomm, world: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    short = [part for setting in SHORT for part in ("--set", setting)]
-    evolved = json.loads(evomm("evolve", world, "-o", folder, *short, "--json").out)
-    assert evolved["run"] == str(folder / "second")
-    assert evolved["evaluations"] == 24
-    resumed = json.loads(evomm("resume", folder, "--json").out)
-    assert {**resumed, "seconds": 0} == {**evolved, "seconds": 0}
-    for run_folder, out in ((folder, "last"), (folder / "second", "second"), (folder / "first", "first")):
-        assert evomm("export", run_folder, "-o", tmp_path / out).code == 0
-    last, second, first, kept = (
-        (path / "model.safetensors").read_bytes()
-        for path in (tmp_path / "last", tmp_path / "second", tmp_path / "first", folder / "first" / "child")
-    )
-    assert last == second != first == kept
-    planned = evomm("plan", world)
-    assert "stage     first: genes 4" in planned.out
-    assert json.loads(evomm("plan", world, "--json").out)["genes"] == 8
-    (folder / "second" / "run.sqlite").unlink()
-    refused = evomm("export", folder, "-o", tmp_path / "x")
-    assert refused.code == 2
-    assert f"`evomm resume {folder}`" in refused.err
-    assert candidate_recipe(folder / "first", "child").mixed == ("low", "high")
