@@ -28,9 +28,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Speed and memory beside mergekit (in an environment of its own, made on first use) and the floor, as ratios.
+# Speed and memory beside mergekit and sd-mecha (in environments of their own, made on first use) and the floor, as ratios.
 bench: setup
 	$(BIN)/python -m benchmarks.merge --out docs/results/merge.md
+	$(BIN)/python -m benchmarks.diffusion --work build/unet --out docs/results/diffusion.md
 
 # Everything, the slow checks included.
 full: check setup

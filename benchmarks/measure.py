@@ -97,6 +97,12 @@ def measure(command: Sequence[str], logs: Path) -> Finished:
     return Finished(cost, process.returncode, said.read_text(errors="replace"), complained.read_text(errors="replace"))
 
 
+def settled(command: Sequence[str], logs: Path) -> Finished:
+    """`measure`, once everything that was written before is on the disk."""
+    os.sync()
+    return measure(command, logs)
+
+
 def _watch(pid: int, peak: list[int]) -> None:
     status = Path(f"/proc/{pid}/status")
     while True:

@@ -7,28 +7,26 @@ many as it writes, and nothing else. CPU seconds and peaks of memory are of the 
 """
 
 import argparse
-import json
 import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 from safetensors import safe_open
 
-from benchmarks.measure import Cost, Costs, Finished, measure
+from benchmarks.floor import floor
+from benchmarks.measure import Cost, Costs, settled
 from benchmarks.parents import SHAPES, make_near, shapes
 from benchmarks.peer import PEER, PEER_ENV, SAME, Peer, compile_imports
+from benchmarks.report import GIB, Measured, head, made_by, named, row, start_up, table, versions, warmth
 
-GIB = 1 << 30
+HEAD = head(PEER)
 CPU_GOALS = {  # mergekit's CPU seconds over evomm's, at least
     "linear": 2.5,
     "slerp": 2.5,
@@ -48,43 +46,12 @@ PER_PARENT: dict[str, dict[str, float]] = {
     "breadcrumbs": {"weight": 0.5, "density": 0.5, "gamma": 0.01},
     "della": {"weight": 0.5, "density": 0.5, "epsilon": 0.1},
 }
-FLOOR = """\
-import json, os, sys, time
-job = json.loads(sys.argv[1])
-block = memoryview(bytearray(1 << 20))
-out = os.open(job["out"], os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o644)
-os.posix_fallocate(out, 0, job["size"])
-at = 0
-for names in job["inputs"]:
-    files = [open(name, "rb", 0) for name in names]
-    while True:
-        for file in files:
-            got = file.readinto(block)
-        if not got:
-            break
-        os.pwrite(out, block[:got], at)
-        at += got
-started = time.monotonic()
-os.fsync(out)
-print(time.monotonic() - started)
-"""
 LOAD = """\
 import sys, torch
 from transformers import AutoModelForCausalLM
 _, info = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, output_loading_info=True)
 assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
 """
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One job, measured. evomm and peer: their costs, or why there are none; sync: seconds of the floor's fsync."""
-
-    method: str
-    floor: Costs
-    sync: float
-    evomm: Costs | str
-    peer: Costs | str
 
 
 @dataclass(frozen=True)
@@ -102,7 +69,7 @@ class Bench:
         file, labels = self._recipe(method)
         out = self.scratch / "out"
         evomm = [str(Path(sys.executable).with_name("evomm")), "merge", str(file), "-o", str(out), "--json"]
-        peer = [str(self.peer.command), str(file), str(out), "--quiet"] if self.peer else []
+        peer = [str(self.peer.command("mergekit-yaml")), str(file), str(out), "--quiet"] if self.peer else []
         self._floor(labels)
         costs: dict[str, list[Cost]] = {"floor": [], "evomm": [], "peer": []}
         refused = {} if self.peer else {"peer": "not run"}
@@ -114,7 +81,7 @@ class Bench:
             for name, command in (("evomm", evomm), ("peer", peer)):
                 if name in refused:
                     continue
-                done = self._run(command)
+                done = settled(command, self.scratch)
                 if done.code:
                     refused[name] = f"exit code {done.code}: {self._last(done.err)}"
                 else:
@@ -137,15 +104,11 @@ class Bench:
         for _ in range(self.repeats):
             for found, command in zip(costs, (ours, theirs), strict=True):
                 if command:
-                    done = self._run(command)
+                    done = settled(command, self.scratch)
                     if done.code:
                         sys.exit(f"{command[-1]}: exit code {done.code}: {self._last(done.err)}")
                     found.append(done.cost)
         return Costs(tuple(costs[0])), Costs(tuple(costs[1])) if self.peer else "not run"
-
-    def _run(self, command: Sequence[str]) -> Finished:
-        os.sync()  # what the last job wrote is on the disk before the next one is timed
-        return measure(command, self.scratch)
 
     def _recipe(self, method: str) -> tuple[Path, list[str]]:
         """The mergekit YAML of a job, and the parents it reads."""
@@ -163,16 +126,9 @@ class Bench:
         return file, labels
 
     def _floor(self, labels: Sequence[str]) -> tuple[Cost, float]:
-        """Read these parents and write one of them, and nothing else; its cost and its seconds of fsync."""
-        files = [[str(path) for path in sorted((self.parents / label).glob("*.safetensors"))] for label in labels]
-        out = self.scratch / "floor.bin"
-        size = sum(Path(file).stat().st_size for file in files[0])
-        job = {"inputs": list(zip(*files, strict=True)), "out": str(out), "size": size}
-        done = self._run([sys.executable, "-c", FLOOR, json.dumps(job)])
-        if done.code:
-            sys.exit(f"the floor failed: {self._last(done.err)}")
-        out.unlink()
-        return done.cost, float(done.out)
+        """What reading these parents and writing one of them costs; see `floor`."""
+        files = [sorted((self.parents / label).glob("*.safetensors")) for label in labels]
+        return floor(list(zip(*files, strict=True)), self.scratch)
 
     def _last(self, text: str) -> str:
         """The last line of what a process complained, without the folders of this machine."""
@@ -192,61 +148,10 @@ def check_headers(folder: Path, shape: str) -> None:
         sys.exit(f"{folder.name}: the child's tensors are not those of the parents")
 
 
-def cells(costs: Costs | str) -> list[str]:
-    """CPU-s, wall, GiB of one tool."""
-    if isinstance(costs, str):
-        return [costs, "", ""]
-    return [costs.spread(lambda c: c.cpu), costs.spread(lambda c: c.wall), f"{costs.anonymous / GIB:.2f}"]
-
-
-def verdict(value: float, goal: float | None, met: Callable[[float, float], bool]) -> str:
-    """Such as ``3.1x (goal 2.5: met)``."""
-    if goal is None:
-        return f"{value:.2f}x"
-    return f"{value:.2f}x (goal {goal:g}: {'met' if met(value, goal) else 'MISSED'})"
-
-
-def row(measured: Measured, bound: int) -> list[str]:
-    """One line of the table."""
-    ours, theirs, floor = measured.evomm, measured.peer, measured.floor
-    ratio = over = bare = memory = ""
-    if isinstance(ours, Costs):
-        if isinstance(theirs, Costs):
-            ratio = verdict(theirs.cpu / ours.cpu, CPU_GOALS.get(measured.method), lambda value, goal: value >= goal)
-        over = verdict(ours.wall / floor.wall, WALL_GOALS.get(measured.method), lambda value, goal: value <= goal)
-        bare = f"{ours.wall / (floor.wall - measured.sync):.2f}x"
-        memory = "kept" if ours.anonymous <= bound else "MISSED"
-    floors = [floor.spread(lambda c: c.cpu), f"{floor.spread(lambda c: c.wall)} (fsync {measured.sync:.2f})"]
-    return [measured.method, *cells(ours), *cells(theirs), *floors, ratio, over, bare, memory]
-
-
-HEAD = [
-    "method",
-    "evomm CPU-s",
-    "evomm wall s",
-    "evomm GiB",
-    f"{PEER} CPU-s",
-    f"{PEER} wall s",
-    f"{PEER} GiB",
-    "floor CPU-s",
-    "floor wall s",
-    f"CPU, {PEER} / evomm",
-    "wall, evomm / floor",
-    "... / floor without its fsync",
-    "memory bound",
-]
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """As Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [HEAD, ["---"] * len(HEAD), *rows])
-
-
 PAGE = """\
 # Merging: speed and memory, beside mergekit and the floor
 
-Made by `{command}` on {date}. Machine: {cores} cores ({machine}), {ram:.0f} GiB of memory, load average {load} at the start;
-a shared machine, so trust ratios and minima.
+{made}
 
 {versions}
 
@@ -274,33 +179,8 @@ def section(shape: str, rows: Sequence[Sequence[str]], bound: int) -> str:
     sizes = [math.prod(size) * 2 for _, size in shapes(shape)]
     return (
         f"## {shape}: {sum(sizes) / 1e9:.2f} GB per parent\n\n"
-        f"Largest tensor {max(sizes) / 1e6:.0f} MB; memory bound {bound / GIB:.2f} GiB.\n\n{table(rows)}"
+        f"Largest tensor {max(sizes) / 1e6:.0f} MB; memory bound {bound / GIB:.2f} GiB.\n\n{table(HEAD, rows)}"
     )
-
-
-def _versions(peer: Peer | None) -> str:
-    ours = {"python": platform.python_version(), **{name: version(name) for name in ("evomm", *SAME)}}
-    lines = ["evomm's environment: " + ", ".join(f"{name} {number}" for name, number in ours.items()) + "."]
-    if peer is not None:
-        lines.append(f"{PEER}'s: " + ", ".join(f"{name} {number}" for name, number in peer.versions().items()) + ".")
-    return "\n".join(lines)
-
-
-def _disk(measured: Sequence[Measured]) -> str:
-    """How warm it was: what the counted runs had to fetch from the disk."""
-    costs = [c for m in measured for c in (m.floor, m.evomm, m.peer) if isinstance(c, Costs)]
-    most = max((c.disk for c in costs), default=0)
-    return "No counted run read from the disk." if most < 1 << 24 else f"The worst run read {most / GIB:.1f} GiB from the disk."
-
-
-def _imports(costs: Costs | str) -> str:
-    if isinstance(costs, str):
-        return costs
-    return f"{costs.spread(lambda c: c.cpu)} CPU-s, {costs.spread(lambda c: c.wall)} s wall, {costs.anonymous / GIB:.2f} GiB"
-
-
-def _memory() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
 def main() -> None:
@@ -314,7 +194,7 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="evomm and the floor only")
     parser.add_argument("--out", type=Path, help="write the page here, such as docs/results/merge.md")
     options = parser.parse_args()
-    load = f"{os.getloadavg()[0]:.1f}"
+    load = os.getloadavg()[0]
     peer = None if options.no_peer else Peer(options.peer_env)
     compile_imports(peer)
     with tempfile.TemporaryDirectory() as temporary:
@@ -323,7 +203,7 @@ def main() -> None:
             for shape in options.shapes
         ]
         imports = benches[0].imports()
-        print(f"imports only: evomm {_imports(imports[0])}; {PEER} {_imports(imports[1])}", flush=True)
+        print(f"imports only: evomm {start_up(imports[0])}; {PEER} {start_up(imports[1])}", flush=True)
         sections: list[str] = []
         measured: list[Measured] = []
         for bench in benches:
@@ -331,18 +211,14 @@ def main() -> None:
             if options.out:
                 shown = [f"--shapes {' '.join(options.shapes)}", f"--repeats {options.repeats}"]
                 shown += [f"--methods {' '.join(options.methods)}"] * (options.methods != list(CPU_GOALS))
+                shown += ["--no-peer"] * options.no_peer
                 page = PAGE.format(
-                    command=" ".join(["python -m benchmarks.merge", *shown, *["--no-peer"] * options.no_peer]),
-                    date=datetime.now(UTC).date(),
-                    cores=os.cpu_count(),
-                    machine=platform.machine(),
-                    ram=_memory(),
-                    load=load,
-                    versions=_versions(peer),
+                    made=made_by(" ".join(["python -m benchmarks.merge", *shown]), load),
+                    versions=versions(peer, SAME),
                     repeats=options.repeats,
-                    disk=_disk(measured),
-                    evomm_imports=_imports(imports[0]),
-                    peer_imports=_imports(imports[1]),
+                    disk=warmth(costs for one in measured for costs in (one.floor, one.evomm, one.peer)),
+                    evomm_imports=start_up(imports[0]),
+                    peer_imports=start_up(imports[1]),
                     sections="\n\n".join(sections),
                 )
                 options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -357,14 +233,9 @@ def _measure(bench: Bench, methods: Sequence[str], measured: list[Measured]) -> 
     rows = []
     for method in methods:
         measured.append(bench.job(method))
-        rows.append(row(measured[-1], bound))
-        print(f"{bench.shape} " + "; ".join(_named(rows[-1])), flush=True)
+        rows.append(row(measured[-1], CPU_GOALS.get(method), WALL_GOALS.get(method), bound))
+        print(f"{bench.shape} {named(HEAD, rows[-1])}", flush=True)
     return rows, bound
-
-
-def _named(row: Sequence[str]) -> Iterator[str]:
-    yield row[0]
-    yield from (f"{name} {cell}" for name, cell in zip(HEAD[1:], row[1:], strict=True) if cell)
 
 
 if __name__ == "__main__":

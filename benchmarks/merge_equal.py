@@ -183,11 +183,11 @@ def _check_worker(peer: Peer, worker: PeerWorker, root: Path) -> None:
     file = bench._file(case, case.runs[0])
     environment = child_environment({"PYTHONHASHSEED": "0"})
     one, two = root / "one", root / "two"
-    command = [str(peer.command), str(file), str(one), "--quiet"]
+    command = [str(peer.command("mergekit-yaml")), str(file), str(one), "--quiet"]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     worker.merge(file, two)
     if compare(Child.read(one), Child.read(two)).equal != compare(Child.read(one), Child.read(one)).elements:
-        sys.exit(f"the worker and {peer.command.name} do not agree")
+        sys.exit(f"the worker and {'mergekit-yaml'} do not agree")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""mergekit, the peer that evomm is compared with, in an environment of its own; called from outside, as its users do."""
+"""Peers that evomm is compared with, mergekit above all, each in an environment of its own; called from outside, as users do."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -22,32 +23,42 @@ SAME = ("torch", "transformers", "safetensors", "tokenizers", "numpy")  # both e
 
 
 class Peer:
-    """An environment that holds mergekit; made when the folder lacks it."""
+    """An environment that holds a peer; made when the folder lacks it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        package, number: the peer and its version.
+        same: packages that it shall have in the versions of this environment.
+    """
+
+    def __init__(self, folder: Path, package: str = PEER, number: str = PEER_VERSION, same: Sequence[str] = SAME) -> None:
         self.folder = folder.absolute()
+        self.package = package
         self.python = self.folder / "bin" / "python"
-        self.command = self.folder / "bin" / "mergekit-yaml"
-        if not self.command.exists():
+        self._wanted = [f"{package}=={number}", *(f"{name}=={version(name)}" for name in same)]
+        self._shown = [package, *same]
+        if not list(self.folder.glob(f"lib/python*/site-packages/{package.replace('-', '_')}-{number}.dist-info")):
             self._install()
+
+    def command(self, name: str) -> Path:
+        """A program that the package brings."""
+        return self.folder / "bin" / name
 
     def versions(self) -> dict[str, str]:
         """Of Python and the packages that matter."""
         code = (
             "import json, platform; from importlib.metadata import version\n"
-            f"found = {{name: version(name) for name in {[PEER, *SAME]!r}}}\n"
+            f"found = {{name: version(name) for name in {self._shown!r}}}\n"
             "print(json.dumps({'python': platform.python_version(), **found}))\n"
         )
         found: dict[str, str] = json.loads(subprocess.run([self.python, "-c", code], check=True, stdout=subprocess.PIPE).stdout)
         return found
 
     def _install(self) -> None:
-        print(f"installing {PEER} {PEER_VERSION} into {self.folder.name}", flush=True)
+        print(f"installing {self._wanted[0]} into {self.folder.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=True)
-        wanted = [f"{PEER}=={PEER_VERSION}", *(f"{name}=={version(name)}" for name in SAME)]
         uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
         tool = [uv, "pip", "install", "--python", str(self.python)] if uv else [str(self.python), "-m", "pip", "install"]
-        subprocess.run([*tool, "--quiet", *wanted], check=True)
+        subprocess.run([*tool, "--quiet", *self._wanted], check=True)
 
 
 def compile_imports(peer: Peer | None) -> None:
