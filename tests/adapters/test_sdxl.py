@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection
 
@@ -22,7 +22,14 @@ from evomm.errors import DamagedFile, MisfitError, MissingFile, UnsafeFile, Usag
 from evomm.merge.engine import Engine
 from evomm.merge.live import Live
 from evomm.merge.recipe import Recipe, Source
-from tests.checkpoints.pipeline_kit import QUIET, make_pipeline, tensors_of, write_refiner_header, write_sd15_header
+from tests.checkpoints.pipeline_kit import (
+    QUIET,
+    make_pipeline,
+    tensors_of,
+    tiny_pipeline,
+    write_refiner_header,
+    write_sd15_header,
+)
 
 pytestmark = QUIET
 PROMPTS = ["a red fox", "two cups of tea", "snow"]
@@ -253,3 +260,46 @@ def test_the_contract_of_few_steps_travels(made: Mapping[str, Path], tmp_path: P
     scheduler = StableDiffusionXLPipeline.from_pretrained(tmp_path / "child").scheduler
     assert type(scheduler).__name__ == "DDIMScheduler"
     assert scheduler.config.timestep_spacing == "trailing"
+
+
+def test_a_vae_that_overflows_in_half_precision_stays_in_float32(made: Mapping[str, Path]) -> None:
+    """As diffusers does for SDXL's; the files say so."""
+    adapter, models = opened(made)
+    pipeline = adapter.load(Recipe(method="linear", parents={"a": Source(model="a")}), models, "cpu", torch.float16).parts
+    assert (pipeline.unet.dtype, pipeline.vae.dtype) == (torch.float16, torch.float32)
+    assert adapter.load(recipe(), models, "cpu", torch.bfloat16).parts.vae.dtype == torch.bfloat16
+
+
+def test_stable_diffusion_1_is_carried_by_the_same_code(tmp_path: Path) -> None:
+    """One text encoder, no sizes: mixed, drawn with, and the same on disk."""
+    paths = {}
+    for seed, label in enumerate(("base", "a", "b")):
+        torch.manual_seed(seed)
+        parts = tiny_pipeline(seed, dtype=torch.float32)
+        widths = {"block_out_channels": (8, 16), "layers_per_block": 2, "norm_num_groups": 4, "cross_attention_dim": 16}
+        kinds = {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
+        pipeline = StableDiffusionPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text_encoder,
+            tokenizer=parts.tokenizer,
+            unet=UNet2DConditionModel(**widths, **kinds, attention_head_dim=2, sample_size=8),
+            scheduler=parts.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        paths[label] = tmp_path / label
+        pipeline.save_pretrained(paths[label])
+    adapter, models = opened(paths)
+    what = recipe(components=adapter.whole(models, "base"), dtype="float32")
+    assert set(what.components) == {"vae", "text_encoder"}
+    adapter.check(models, "base", whole=what.components)
+    live = drawn(adapter, models, what)
+    adapter.save(what, models, tmp_path / "child")
+    again = StableDiffusionPipeline.from_pretrained(tmp_path / "child")
+    assert again.safety_checker is None
+    child, alone = opened({"child": tmp_path / "child"})[1], Recipe(method="linear", parents={"child": Source(model="child")})
+    assert np.array_equal(drawn(adapter, child, alone), live)
