@@ -22,9 +22,9 @@ Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
 Numbers = tuple[np.float32, ...]
 
-_STEP = np.uint32(1 << 23)  # of an exponent, in the bits of float32
 _REBIAS = np.uint32((127 - 15) << 23)  # from float16's exponents to float32's
-_LEAST = np.float32(2.0**-14)  # normal float16
+_SMALLEST = np.float32(2.0**-24)  # number of float16
+_NORMAL = np.uint32((127 - 14) << 23)  # the bits of float16's smallest normal number in float32
 _BEYOND = np.uint32((127 + 16) << 23)  # the bits of 2^16, which rounds to infinity as does all that is larger
 _KEYS = 1024  # magnitudes that `keep_ranked` tells apart: 128 in each of 8 octaves below the row's largest
 
@@ -47,13 +47,13 @@ def _wide(bits: Any, ieee: bool) -> Any:
     if not ieee:
         return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
     sign = np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16))
-    shifted = np.uint32(np.uint32(bits & np.uint16(0x7FFF)) << np.uint32(13))
-    rebiased = np.uint32(shifted + _REBIAS)
-    if shifted < _STEP:  # zero or subnormal: as a normal number whose leading 1 is then taken away
-        rebiased = np.float32(np.uint32(rebiased + _STEP).view(np.float32) - _LEAST).view(np.uint32)
-    elif shifted >= np.uint32(31 * _STEP):  # infinity or NaN
-        rebiased = np.uint32(rebiased + _REBIAS)
-    return np.uint32(rebiased | sign).view(np.float32)
+    magnitude = np.uint32(bits & np.uint16(0x7FFF))
+    wide = np.uint32(np.uint32(magnitude << np.uint32(13)) + _REBIAS)
+    if magnitude < np.uint32(0x400):  # zero or subnormal
+        wide = np.float32(np.float32(magnitude) * _SMALLEST).view(np.uint32)
+    elif magnitude >= np.uint32(0x7C00):  # infinity or NaN
+        wide = np.uint32(wide + _REBIAS)
+    return np.uint32(wide | sign).view(np.float32)
 
 
 @_compiled
@@ -67,7 +67,7 @@ def _narrow(value: Any, ieee: bool) -> Any:
     bits = np.uint32(min(_magnitude(value), _BEYOND))
     odd = np.uint32(bits >> np.uint32(13)) & np.uint32(1)
     rounded = np.uint32(np.uint32(bits - _REBIAS + np.uint32(0xFFF) + odd) >> np.uint32(13))
-    if bits < np.uint32(_REBIAS + _STEP):  # subnormal: next to 0.5 the last bit of float32 is that of the smallest float16
+    if bits < _NORMAL:  # subnormal: next to 0.5 the last bit of float32 is that of the smallest float16
         rounded = np.uint32(np.float32(bits.view(np.float32) + np.float32(0.5)).view(np.uint32) - np.float32(0.5).view(np.uint32))
     return np.uint16(rounded) | sign
 
