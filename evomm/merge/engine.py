@@ -7,7 +7,7 @@ routes give the same bytes.
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from ctypes import CDLL
 from functools import cache
@@ -78,12 +78,9 @@ class Engine:
             futures: dict[Future[None], Job] = {}
             try:
                 futures = {pool.submit(self._do, recipe, job, take): job for job in ordered}
-                waiting = set(futures)
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-                        advance(futures[future].info.nbytes)
+                for future in as_completed(futures):
+                    future.result()
+                    advance(futures[future].info.nbytes)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
