@@ -28,7 +28,9 @@ def commands() -> list[list[str]]:
 def test_commands_run(evomm: Evomm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(commands()) >= 6
-    (tmp_path / "japanese-math.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    names = re.findall(r"A file\s+`([\w.-]+\.yaml)`", README.read_text(encoding="utf-8"))
+    for name, text in zip(names, blocks("yaml"), strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
     for command in commands():
         small = [part for key in SMALL for part in ("--set", key)] if command[0] == "evolve" else []
         limit = ["--limit", "16"] if command[0] == "eval" else []
