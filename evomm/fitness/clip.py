@@ -58,6 +58,13 @@ class ClipScorer:
             return True
         return False
 
+    def files(self) -> list[Path]:
+        """Its files, when it is a folder; what has a name elsewhere is known by that name."""
+        if not by_path(self.source, self._beside):
+            return []
+        folder = locate(self.source.removeprefix("local-dir:"), self._beside, download=False)
+        return sorted(path for path in folder.iterdir() if path.is_file())
+
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """(N,) cosine of each picture with its text."""
         return (self.pictures(pictures) * self.texts(texts)).sum(-1)

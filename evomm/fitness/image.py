@@ -93,6 +93,10 @@ class ImageTask(Task):
         """``samples`` per example, one example after the other."""
         return [self._prompt(example) for example in examples for _ in range(self.spec.samples)]
 
+    def files(self) -> list[Path]:
+        """The data, and scorers that are folders."""
+        return [*super().files(), *(file for scorer in self._scorers.values() for file in scorer.files())]
+
     def missing(self) -> list[Path]:
         """Data files, and folders of scorers, that are not there."""
         return [*super().missing(), *(Path(source) for source, scorer in self._scorers.items() if scorer.missing())]

@@ -13,12 +13,14 @@ A task file is YAML in evals/ (or anywhere): what is asked, of which data, and h
 ``kind`` names the class that judges (`TASKS`), and that class the keys it knows (`Task.Spec`).
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from evomm.adapters.generation import Generation
+from evomm.checkpoints.digest import file_digest
 from evomm.errors import MissingFile, UsageError
 from evomm.fitness.examples import Example, Split, read_examples
 from evomm.fitness.score import Score
@@ -106,6 +108,16 @@ class Task(ABC):
             have = ", ".join(f"{name} ({len(e)})" for name, e in self._all.items() if e) or "none at all"
             raise UsageError(f"task '{self.name}': no examples in split '{split}'; it has {have}")
         return found if limit is None else found[:limit]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what scores depend on: the task file's keys, its data, and the files of what judges."""
+        lines = [self.spec.model_dump_json(), *(f"{path.name} {file_digest(path)}" for path in self.files() if path.exists())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def files(self) -> list[Path]:
+        """Files on this machine that scores depend on."""
+        return list(self._files().values())
 
     def missing(self) -> list[Path]:
         """Data files, and folders of scorers, that are not there."""

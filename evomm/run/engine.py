@@ -70,6 +70,7 @@ def evolve(config: EvolveConfig, folder: Path, beside: Path, watch: Watch | None
         "config": config.to_json(),
         "beside": str(beside.resolve()),
         **{f"digest/{label}": source.digest or "" for label, source in setup.codec.template.parents.items()},
+        "task/digest": setup.task.digest,
         **{f"version/{name}": version(name) for name in _VERSIONS},
         "version/python": platform.python_version(),
     }
@@ -84,6 +85,11 @@ def resume(folder: Path, watch: Watch | None = None) -> Outcome:
     started, watch = time.monotonic(), watch or Silent()
     with Store.open(folder, writing=True) as store:
         setup = restore(store, watch)
+        if store.fact("task/digest") != setup.task.digest:
+            raise DamagedFile(
+                f"task '{setup.config.task}' has changed since the run began (its file, its data or its scorer), so new scores "
+                "could not be compared with the stored ones; bring the old files back, or start a new run"
+            )
         return _go_on(store, setup, Evaluator(setup), watch, started)
 
 

@@ -110,6 +110,15 @@ def test_a_parent_that_changed_is_refused_on_resume(world: Path, tmp_path: Path)
         resume(tmp_path / "run")
 
 
+def test_a_task_that_changed_is_refused_on_resume(world: Path, tmp_path: Path) -> None:
+    run(world, tmp_path / "run")
+    data = world.parent / "task.jsonl"
+    data.write_text(data.read_text().replace('"answer": 2}', '"answer": 3}'))
+    with pytest.raises(DamagedFile, match=r"task 'task\.yaml' has changed since the run began"):
+        resume(tmp_path / "run")
+    assert candidate_recipe(tmp_path / "run", "child").method == "task_arithmetic", "what was found can still be had"
+
+
 def test_a_replay_that_asks_otherwise_is_refused(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "run")
     with Store.open(tmp_path / "run", writing=True) as store:

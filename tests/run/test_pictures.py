@@ -11,6 +11,7 @@ from evomm.adapters.base import LoadedModel
 from evomm.adapters.fake import FakeAdapter
 from evomm.adapters.generation import Generation, ImageGeneration, expect
 from evomm.errors import UsageError
+from evomm.fitness.table import load_task
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve
 from evomm.run.measure import measure
@@ -51,6 +52,17 @@ def test_a_model_that_draws_is_scored(task: Path, monkeypatch: pytest.MonkeyPatc
     assert len(found.score.values) == 3
     assert set(found.score.parts) == {"clip", "retrieved", "blank", "diversity"}
     assert found.score == measure(str(task.parent / "model"), str(task), "test", device_name="cpu").score
+
+
+def test_another_scorer_is_another_task(task: Path) -> None:
+    """What judges belongs to what scores depend on."""
+    before = load_task(str(task)).digest
+    assert load_task(str(task)).digest == before
+    weights = next((task.parent / "clip").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert load_task(str(task)).digest != before
 
 
 def test_a_model_that_writes_is_told_apart(task: Path) -> None:
