@@ -75,7 +75,8 @@ def evolve(config: EvolveConfig, folder: Path, beside: Path, watch: Watch | None
         "version/python": platform.python_version(),
     }
     evaluator = Evaluator(setup)
-    evaluator.engine.refuse_damaged()
+    watch.stage("check values", sum(len(model.infos) for model in setup.models.values()))
+    evaluator.engine.refuse_damaged(lambda nbytes: watch.step(""))
     with Store.create(folder, facts) as store:
         return _go_on(store, setup, evaluator, watch, started)
 
