@@ -54,7 +54,9 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
     parts = list(document["parts"]["child"])
     from rich.table import Table
 
-    table = Table(title=f"Test: {document['test']['child']['n']} problems never searched on, % (95% interval)")
+    from evomm.run.engine import PICTURES
+
+    table = Table(title=f"Test: {document['test']['child']['n']} examples never searched on, % (95% interval)")
     table.add_column("model")
     for column in ("score", *parts, "child's lead"):
         table.add_column(column, justify="right")
@@ -69,6 +71,8 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
         )
     out.print(table)
     out.print(f"{outcome.evaluations} evaluations, {outcome.seconds:.0f} s. Recipe: {outcome.folder / 'recipe.yaml'}")
+    if (outcome.folder / PICTURES).exists():
+        out.print(f"Pictures of every improvement, and of all that was tested: {outcome.folder / PICTURES}")
     show_weights(outcome.block_weights)
     out.print(f"Get the model: evomm export {outcome.folder} -o MODEL")
 
