@@ -22,10 +22,19 @@ class Generation(Plain):
     batch: int = Field(default=64, ge=1)
 
 
-class TextGeneration(Generation):
-    """Texts, greedily."""
+class Answering(Plain):
+    """How texts are found: greedily, or as the best of so many beams.
+
+    repetition_penalty: what has been said is made less likely by this factor (arXiv 1909.05858); 1 is none.
+    """
 
     max_new_tokens: int = Field(default=256, ge=1)
+    beams: int = Field(default=1, ge=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+
+
+class TextGeneration(Generation, Answering):
+    """Texts."""
 
 
 class Drawing(Plain):

@@ -5,9 +5,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from evomm.adapters.generation import TextGeneration
+from evomm.adapters.generation import Answering, TextGeneration
 from evomm.errors import UsageError
 from evomm.fitness.examples import Example
 from evomm.fitness.language import probability
@@ -18,7 +18,7 @@ from evomm.fitness.task import Task, TaskSpec
 _LANGUAGE_AT = 0.5  # P(language) above which an answer counts as being in it, as published
 
 
-class TextSpec(TaskSpec):
+class TextSpec(TaskSpec, Answering):
     """A task file on text.
 
     prompt: holds {question}. language: ISO code that an answer must be in to count, none when absent.
@@ -26,7 +26,6 @@ class TextSpec(TaskSpec):
 
     prompt: str
     language: str | None = None
-    max_new_tokens: int = Field(default=256, ge=1)
 
     @model_validator(mode="after")
     def _asks(self) -> Self:
