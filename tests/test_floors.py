@@ -79,8 +79,10 @@ def test_no_import_cycles() -> None:
 # Libraries that take seconds to import, and that a merge of folders never needs.
 LATE = {
     "evomm.adapters.llm": {"evomm.adapters.llm_model"},
+    "evomm.adapters.llava": {"evomm.adapters.llava_model"},
     "evomm.adapters.sdxl": {"evomm.adapters.sdxl_model"},
     "evomm.fitness.clip": {"evomm.fitness.clip_models"},
+    "evomm.fitness.examples": {"evomm.fitness.parquet"},
     "evomm.checkpoints.lora_names": {"diffusers.loaders.lora_conversion_utils", "diffusers.utils.state_dict_utils"},
     "evomm.checkpoints.locate": {"huggingface_hub", "huggingface_hub.errors"},
     "evomm.checkpoints.converters": {"diffusers.loaders.single_file_utils"},

@@ -71,6 +71,8 @@ class Adapter(ABC):
     """One seam per modality."""
 
     name: str
+    takes: frozenset[str] = frozenset()
+    """Adapters whose models can be parents too."""
 
     @classmethod
     @abstractmethod
@@ -130,8 +132,8 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[Any]:
-        """One answer per prompt, in the order of the prompts: texts, or RGB pictures (PIL)."""
+    def generate(self, model: LoadedModel, prompts: Sequence[Any], options: Generation) -> Sequence[Any]:
+        """One answer per prompt, in the order of the prompts: texts, or RGB pictures (PIL); prompts may be `generation.Shown`."""
 
     def refuse_unknown(self, whole: Mapping[str, str], models: Mapping[str, Model]) -> None:
         """Raise UsageError unless every component that is taken whole is there."""

@@ -81,7 +81,7 @@ class Decoder:
         }
 
     @property
-    def tokens(self) -> int | None:
+    def rows(self) -> int | None:
         """The rows of its embeddings."""
         return next((info.shape[0] for name, info in self.infos.items() if _TOKENS.search(name)), None)
 

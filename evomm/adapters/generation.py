@@ -6,14 +6,27 @@ A task says what it asks for (`Task.options`), a run may change it, and the adap
     ImageGeneration(steps=4, guidance=1.0, scheduler="EulerDiscreteScheduler", spacing="trailing")
 """
 
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from PIL import Image
 from pydantic import Field, field_validator
 
 from evomm.errors import UsageError
 from evomm.plain import Plain
 
 G = TypeVar("G", bound="Generation")
+
+PICTURE = "<image>"
+"""Where the picture goes in the text of a `Shown`, whatever a model's own token for it is."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt with a picture (PIL, RGB); the text holds `PICTURE` once."""
+
+    text: str
+    picture: Image.Image
 
 
 class Generation(Plain):
@@ -25,12 +38,14 @@ class Generation(Plain):
 class Answering(Plain):
     """How texts are found: greedily, or as the best of so many beams.
 
-    repetition_penalty: what has been said is made less likely by this factor (arXiv 1909.05858); 1 is none.
+    repetition_penalty: what has been said is made less likely by this factor (arXiv 1909.05858); 1 is none. chat: the prompt is
+    what a user says, and is written down as the model's own chat template has it.
     """
 
     max_new_tokens: int = Field(default=256, ge=1)
     beams: int = Field(default=1, ge=1)
     repetition_penalty: float = Field(default=1.0, gt=0)
+    chat: bool = False
 
 
 class TextGeneration(Generation, Answering):

@@ -1,6 +1,6 @@
 """Language models brought to life: loading, generating, and where each checkpoint tensor lives in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,8 @@ def targets(model: Any) -> dict[str, Tensor]:
     """Checkpoint name -> view of the resident tensor; some hub checkpoints (GPT-2) leave the prefix out."""
     plain = resident.targets(model)
     prefix = f"{model.base_model_prefix}."
-    return {**_short({name: view for name, view in plain.items() if name.startswith(prefix)}, prefix), **plain}
+    return {**{short: plain[name] for name, short in _short(plain, prefix).items()}, **plain}
 
 
-def _short(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in named.items()}
+def _short(names: Iterable[str], prefix: str) -> dict[str, str]:
+    return {name: name.removeprefix(prefix) for name in names}

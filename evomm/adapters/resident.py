@@ -3,7 +3,7 @@
 Kept apart from the adapters, because importing transformers takes seconds that a merge need not pay.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from evomm.checkpoints.reader import Checkpoint, TensorInfo
 from evomm.errors import DamagedFile, MisfitError, UnsafeFile
 
-Names = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+Names = Callable[[Iterable[str], str], Mapping[str, str]]
 
 
 def bring_up(auto: Any, folder: Path, device: str, dtype: torch.dtype, names: Names) -> Any:
@@ -25,8 +25,8 @@ def bring_up(auto: Any, folder: Path, device: str, dtype: torch.dtype, names: Na
 
     Args:
         auto: the class of transformers' that loads this kind, such as AutoModelForCausalLM.
-        names: from a mapping by checkpoint names, and the prefix that the class has for the model without its head, to one by
-            the names that parents share.
+        names: checkpoint names, and the prefix that the class has for the model without its head -> the names that all
+            layouts of such a model share.
 
     Raises DamagedFile when config.json names no known model or contradicts the tensors, UnsafeFile when the model needs code
     from its own folder.
@@ -97,10 +97,12 @@ def _tied(skeleton: Any, config: Any) -> Mapping[str, str]:
 def _refuse_contradiction(auto: Any, folder: Path, infos: Mapping[str, TensorInfo], config: Any, names: Names) -> None:
     """Compare the files with what the config's class expects; tensors that it does not know of are left alone."""
     skeleton = _skeleton(auto, config)
-    tied = _tied(skeleton, config)
     state = revert_weight_conversion(skeleton, dict(skeleton.state_dict()))
+    # What is repeated, or computed by the class itself, need not be stored.
+    optional = {*_tied(skeleton, config), *(name for name, _ in skeleton.named_buffers())}
     prefix = f"{skeleton.base_model_prefix}."
-    found, wanted = names(infos, prefix), names(state, prefix)
+    found = {shared: infos[name] for name, shared in names(infos, prefix).items()}
+    wanted = {shared: state[name] for name, shared in names(state, prefix).items()}
     for name, tensor in wanted.items():
         if name in found and tuple(tensor.shape) != found[name].shape:
             raise DamagedFile(
@@ -109,9 +111,7 @@ def _refuse_contradiction(auto: Any, folder: Path, infos: Mapping[str, TensorInf
             )
     if not wanted.keys() & found.keys():
         raise DamagedFile(f"{folder}: none of the tensors that config.json's model needs are in the files")
-    # What is repeated, or computed by the class itself, need not be stored.
-    optional = names(dict.fromkeys([*tied, *(name for name, _ in skeleton.named_buffers())]), prefix)
-    lost = sorted(wanted.keys() - found.keys() - optional.keys())
+    lost = sorted(wanted.keys() - found.keys() - {*names(optional, prefix).values()})
     if lost and found.keys() <= wanted.keys():  # names of an older layout are transformers' to convert, and not lost
         raise DamagedFile(
             f"{folder}: config.json's model needs {len(lost)} tensor(s) that no file holds, the first is '{lost[0]}'; "

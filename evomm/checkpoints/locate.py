@@ -75,6 +75,32 @@ def locate(model: str, beside: Path | None = None, download: bool = True) -> Pat
         ) from error
 
 
+def hub_data(name: str, download: bool = True) -> Path:
+    """The folder with the parquet files of a data set on the hub, ``owner/name`` or ``owner/name@revision``.
+
+    Where it is not here and cannot be fetched, a path that does not exist.
+    """
+    # Imported here: it takes a second, and data in files does not need it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repo, repo_type="dataset", revision=revision or None, allow_patterns=["*.parquet"], local_files_only=not download
+            )
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return Path(f"hub:{name}")
+
+
+def fetch_data_command(name: str) -> str:
+    """What puts a data set of the hub into the cache."""
+    repo, _, revision = name.partition("@")
+    return f"hf download {repo} --repo-type dataset{' --revision ' + revision if revision else ''}"
+
+
 def locate_configs(family: str, download: bool = True) -> Path:
     """The folder with configs and tokenizers, and maybe no weights, of a family's public model: what single files lack.
 

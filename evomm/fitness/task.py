@@ -15,22 +15,26 @@ A task file is YAML in evals/ (or anywhere): what is asked, of which data, and h
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from evomm.adapters.generation import Generation
 from evomm.checkpoints.digest import file_digest
+from evomm.checkpoints.locate import fetch_data_command, hub_data
 from evomm.errors import MissingFile, UsageError
-from evomm.fitness.examples import Example, Split, read_examples
+from evomm.fitness.examples import Example, Split, data_files, read_examples
 from evomm.fitness.score import Score
 from evomm.plain import Plain, parse
+
+HUB = "hub:"
 
 
 class TaskSpec(Plain):
     """What every task file holds; kinds add keys of their own.
 
-    data: one file whose rows say their split, or one file per split; paths start at the task file.
+    data: one file whose rows say their split, or one file per split; paths start at the task file. A data set on the hub is
+    ``hub:OWNER/NAME``, of which the parquet files are fetched.
     """
 
     kind: str
@@ -104,7 +108,7 @@ class Task(ABC):
         if not found:
             own = self._files().get(split)
             if own is not None and not own.exists():
-                raise MissingFile(f"{own}: the '{split}' data of task '{self.name}' is not there; the task file says whence")
+                raise MissingFile(f"{own}: the '{split}' data of task '{self.name}' is not there; {self._whence(split)}")
             have = ", ".join(f"{name} ({len(e)})" for name, e in self._all.items() if e) or "none at all"
             raise UsageError(f"task '{self.name}': no examples in split '{split}'; it has {have}")
         return found if limit is None else found[:limit]
@@ -117,7 +121,11 @@ class Task(ABC):
 
     def files(self) -> list[Path]:
         """Files on this machine that scores depend on."""
-        return list(self._files().values())
+        return [file for split, path in self._files().items() for file in data_files(path, split)]
+
+    def notes(self) -> list[str]:
+        """What is odd about the examples that were read so far, but allowed."""
+        return []
 
     def missing(self) -> list[Path]:
         """Data files, and folders of scorers, that are not there."""
@@ -126,11 +134,19 @@ class Task(ABC):
     @property
     def _all(self) -> Mapping[Split, tuple[Example, ...]]:
         if not hasattr(self, "_read"):
-            self._read = read_examples(self.name, self._files(), self.answered)
+            self._read = read_examples(self.name, self._files(download=True), self.answered)
         return self._read
 
-    def _files(self) -> dict[Split | None, Path]:
+    def _files(self, download: bool = False) -> dict[Split | None, Path]:
         data = self.spec.data
-        if isinstance(data, str):
-            return {None: self.folder / data}
-        return {split: self.folder / path for split, path in data.items()}
+        named: Iterable[tuple[Split | None, str]] = [(None, data)] if isinstance(data, str) else data.items()
+        return {split: self._place(path, download) for split, path in named}
+
+    def _place(self, path: str, download: bool) -> Path:
+        return hub_data(path.removeprefix(HUB), download) if path.startswith(HUB) else self.folder / path
+
+    def _whence(self, split: Split) -> str:
+        path = self.spec.data if isinstance(self.spec.data, str) else self.spec.data[split]
+        return (
+            f"`{fetch_data_command(path.removeprefix(HUB))}` fetches it" if path.startswith(HUB) else "the task file says whence"
+        )

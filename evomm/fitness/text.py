@@ -10,12 +10,10 @@ from pydantic import model_validator
 from evomm.adapters.generation import Answering, TextGeneration
 from evomm.errors import UsageError
 from evomm.fitness.examples import Example
-from evomm.fitness.language import probability
+from evomm.fitness.language import LIKELY, probability
 from evomm.fitness.numbers import last_number
 from evomm.fitness.score import Score
 from evomm.fitness.task import Task, TaskSpec
-
-_LANGUAGE_AT = 0.5  # P(language) above which an answer counts as being in it, as published
 
 
 class TextSpec(TaskSpec, Answering):
@@ -61,7 +59,7 @@ class MathTask(Task):
         language = self.spec.language
         if language is None:
             return Score(values=number, parts={"number": number})
-        spoken = tuple(float(probability(answer, language) > _LANGUAGE_AT) for answer in answers)
+        spoken = tuple(float(probability(answer, language) > LIKELY) for answer in answers)
         both = tuple(a * b for a, b in zip(number, spoken, strict=True))
         return Score(values=both, parts={"number": number, "language": spoken})
 

@@ -95,6 +95,7 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     blocks: tuple[Block, ...] | None = None
     if set(here) == set(config.models):
         template = complete(config, adapter, here)
+        here = dict(adapter.aligned(template, here)[0])
         found.notes += adapter.check(here, template.carrier, whole=template.components)
         plan(template, here)
         blocks = mixed_blocks(adapter, here[template.carrier], template, config.grouping)
@@ -111,7 +112,7 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
 def estimate_merge(recipe: Recipe, beside: Path, out: Path) -> Estimate:
     """Estimate a merge: nothing is resident but pieces of tensors."""
     found = Estimate()
-    disk = _merge_bytes(recipe.parents, recipe.carrier, lambda models, adapter: recipe, beside, found)
+    disk = _merge_bytes(recipe.parents, lambda models, adapter: recipe, beside, found)
     _fill(found, _WORKING, disk, out, None)
     return found
 
@@ -129,7 +130,7 @@ def estimate_documents(documents: Sequence[Document], beside: Path, out: Path) -
         def compiled(models: Mapping[str, Model], adapter: Adapter, document: Document = document) -> Recipe:
             return resolve(document, {label: model.infos for label, model in models.items()}, adapter.layers(models)).recipe
 
-        size = _merge_bytes(files, next(iter(files), None), compiled if whole else None, beside, found)
+        size = _merge_bytes(files, compiled if whole else None, beside, found)
         if not whole:
             found.notes.append(f"'{document.name or 'the last document'}' stands on other stages; its size is taken from theirs")
         sizes.append(max(size, 0 if whole else max(sizes, default=0)))
@@ -139,7 +140,6 @@ def estimate_documents(documents: Sequence[Document], beside: Path, out: Path) -
 
 def _merge_bytes(
     sources: Mapping[str, Source],
-    reference: str | None,
     compiled: Callable[[Mapping[str, Model], Adapter], Recipe] | None,
     beside: Path,
     found: Estimate,
@@ -147,11 +147,11 @@ def _merge_bytes(
     """Bytes of a child; what is missing or odd goes into the estimate."""
     here = [_find(name, beside, found) for s in sources.values() for name in (s.model, s.lora) if name is not None]
     _licences(found, sources)
-    if reference is None or compiled is None:
+    if not sources or compiled is None:
         return 0
     if None in here:
         return _card_bytes(sources, found)
-    adapter, models = Workshop(beside).open(sources, reference)
+    adapter, models = Workshop(beside).open(sources)
     recipe = compiled(models, adapter)
     aligned, alignment = adapter.aligned(recipe, models)
     recipe = adapter.unfold(recipe, aligned)

@@ -36,7 +36,7 @@ def look(folders: Sequence[Path], grouping: Grouping) -> list[Row]:
 
     Raises MisfitError when they don't fit together.
     """
-    adapter = detect(folders[0])
+    adapter = detect(*folders)
     checkpoints = {str(i): adapter.open(folder) for i, folder in enumerate(folders)}
     everyone = Recipe(
         method="linear", parents={label: Source(model=str(path)) for label, path in zip(checkpoints, folders, strict=True)}

@@ -78,22 +78,22 @@ class Workshop:
 
         Raises what reading, fitting and writing can raise; nothing is left behind then.
         """
-        adapter, models = self.open(recipe.parents, recipe.carrier)
+        adapter, models = self.open(recipe.parents)
         return self._write(recipe, adapter, models, out)
 
     def make_document(self, document: Document, out: Path, text: str) -> Made:
         """The child of one mergekit document; ``text`` is the file that it comes from, and is kept beside the child."""
         sources = document.sources()
-        adapter, models = self.open(sources, next(iter(sources)))
+        adapter, models = self.open(sources)
         resolved = resolve(document, {label: model.infos for label, model in models.items()}, adapter.layers(models))
         for note in resolved.notes:
             self.watch.note(note)
         recipe = resolved.recipe.model_copy(update={"chat_template": document.chat_template})
         return self._write(recipe, adapter, models, out, {MERGEKIT_FILE: text})
 
-    def open(self, sources: Mapping[str, Source], reference: str) -> tuple[Adapter, dict[str, Model]]:
+    def open(self, sources: Mapping[str, Source]) -> tuple[Adapter, dict[str, Model]]:
         """The parents, with their LoRAs on top, and the adapter of their kind."""
-        adapter = detect(self._locate(sources[reference].model))
+        adapter = detect(*(self._locate(source.model) for source in sources.values()))
         models: dict[str, Model] = {}
         for label, source in sources.items():
             parent = open_parent(adapter, source, self._locate)

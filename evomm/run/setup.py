@@ -11,6 +11,7 @@ from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
 from evomm.checkpoints.locate import locate
 from evomm.errors import DamagedFile
+from evomm.fitness.examples import SPLITS
 from evomm.fitness.table import load_task
 from evomm.fitness.task import Task
 from evomm.genome.blocks import Grouping, group
@@ -34,10 +35,10 @@ class Setup:
     warnings: Sequence[str]
 
     def parent(self, label: str) -> Recipe:
-        """The recipe whose child is this parent, in its own dtype; what it does not have at all, the carrier lends."""
+        """The recipe whose child is this parent, in its own dtype; what it does not have at all, others lend."""
         template = self.codec.template
         own = self.adapter.components(self.models[label])
-        lent = {name: template.carrier for name in self.adapter.components(self.models[template.carrier]) if name not in own}
+        lent = {name: lender for name, lender in self._lenders().items() if name not in own}
         labels = [label, *dict.fromkeys(lent.values())]
         return Recipe(
             method="linear",
@@ -45,6 +46,14 @@ class Setup:
             components={**dict.fromkeys(own, label), **lent} if lent else {},
             generation=template.generation,
         )
+
+    def _lenders(self) -> dict[str, str]:
+        """Component -> who lends it to a parent that has none: the carrier, or else the first parent that has it."""
+        found: dict[str, str] = {}
+        for label in (self.codec.template.carrier, *self.models):
+            for name in self.adapter.components(self.models[label]):
+                found.setdefault(name, label)
+        return found
 
     def uniform(self) -> Recipe:
         """The plain average of the parents, base not counted, where the child is mixed."""
@@ -77,13 +86,15 @@ def prepare(
     Raises MissingFile, DamagedFile, UnsafeFile, MisfitError or UsageError before any work is done.
     """
     task = load_task(config.task, beside)
-    task.examples("search", config.limits.search)  # an empty or broken task is told now
+    for split in SPLITS:
+        task.examples(split, getattr(config.limits, split))  # an empty or broken task is told now, and not after the search
     task.options(config.batch, config.generation)
     adapter = ADAPTERS[config.adapter]()
     parents = {label: open_parent(adapter, source, lambda name: locate(name, beside)) for label, source in config.models.items()}
     models = {label: parent.model for label, parent in parents.items()}
     template = complete(config, adapter, models)
-    warnings = [parent.note for parent in parents.values() if parent.note]
+    models = dict(adapter.aligned(template, models)[0])
+    warnings = [*task.notes(), *(parent.note for parent in parents.values() if parent.note)]
     warnings += adapter.check(models, template.carrier, whole=template.components)
     sources = {}
     for label, parent in parents.items():
