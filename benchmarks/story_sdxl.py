@@ -9,8 +9,6 @@ the sheet shows the first 16 prompts of the test split and the first seed's run.
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.story import ROOT, Document, evolve, table
 from evomm.fitness.pictures import grid, save
 from evomm.fitness.table import load_task
 from evomm.run.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "demo-sdxl.yaml"
 ROLES = {
     "base": "base",
     "ja": "Japanese parent",
@@ -48,47 +45,24 @@ The first 16 of these prompts, from the first seed's run: real drawing, parents,
 
 ![real | parents | uniform | child](../images/demo-sdxl.png)
 """
-EVOMM = [sys.executable, "-c", "from evomm.cli.app import main; main()"]
 SHOWN = 16
 CELL = 64
 
 
-def evolve(seed: int, folder: Path, zoo: Path | None) -> dict[str, Any]:
-    """One seed's run; what `evolve --json` prints, kept in FOLDER/outcome.json."""
-    kept = folder / "outcome.json"
-    if not kept.exists():
-        overrides = [f"seed={seed}"]
-        if zoo is not None:
-            overrides += [f"base={zoo / 'base'}", f"parents.ja={zoo / 'ja'}", f"parents.style={zoo / 'style'}"]
-            overrides += [f"parents.few.lora={zoo / 'few'}"] if "few:" in CONFIG.read_text(encoding="utf-8") else []
-        settings = [part for override in overrides for part in ("--set", override)]
-        command = [*EVOMM, "evolve", str(CONFIG), "-o", str(folder / "run"), *settings, "--json"]
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout, encoding="utf-8")
-    document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    return document
+def settings(seed: int, zoo: Path | None) -> list[str]:
+    """Overrides of the demo's config for a seed."""
+    models = [] if zoo is None else [f"base={zoo / 'base'}", *(f"parents.{name}={zoo / name}" for name in ("ja", "style"))]
+    return [f"seed={seed}", *models, *([] if zoo is None else [f"parents.few.lora={zoo / 'few'}"])]
 
 
-def hundred(interval: Mapping[str, float], sign: str = "") -> str:
-    """Such as 62.0 (58.1 to 65.8)."""
-    score, low, high = (f"{100 * interval[key]:{sign}.1f}" for key in ("score", "low", "high"))
-    return f"{score} ({low} to {high})"
+def told(documents: Mapping[int, Document]) -> str:
+    """The table of the page."""
 
+    def retrieved(document: Document, role: str) -> str:
+        return f"[{100 * document['parts'][role]['retrieved']['score']:.0f}%]"
 
-def table(documents: Mapping[int, dict[str, Any]]) -> str:
-    """Scores, the child's leads, the ratio to the best parent, and seconds; a column per seed."""
-    some = next(iter(documents.values()))
-    roles = [role for role in ROLES if role in some["test"]]
-    lines = ["| | " + " | ".join(f"seed {seed}" for seed in documents) + " |", "|---|" + "---|" * len(documents)]
-    for role in roles:
-        cells = [f"{hundred(d['test'][role])} [{100 * d['parts'][role]['retrieved']['score']:.0f}%]" for d in documents.values()]
-        lines.append(f"| {ROLES[role]} | " + " | ".join(cells) + " |")
-    for role in [role for role in roles if role != "child"]:
-        cells = [hundred(d["leads"][role], "+") for d in documents.values()]
-        lines.append(f"| child's lead over {ROLES[role]} | " + " | ".join(cells) + " |")
-    lines.append("| child / best parent | " + " | ".join(f"{ratio(d):.2f}x" for d in documents.values()) + " |")
-    lines.append("| evolve, seconds | " + " | ".join(f"{d['seconds']:.0f}" for d in documents.values()) + " |")
-    return "\n".join(lines)
+    ratios = " | ".join(f"{ratio(document):.2f}x" for document in documents.values())
+    return table(documents, ROLES, retrieved, {"child / best parent": ratios})
 
 
 def ratio(document: Mapping[str, Any]) -> float:
@@ -135,8 +109,8 @@ def main() -> None:
     zoos = {int(seed): Path(folder).resolve() for seed, _, folder in (text.partition("=") for text in options.zoo)}
     documents = {}
     for seed in options.seeds:
-        documents[seed] = evolve(seed, options.work.resolve() / str(seed), zoos.get(seed))
-        print(table(documents), flush=True)
+        documents[seed] = evolve("demo-sdxl", options.work.resolve() / str(seed), settings(seed, zoos.get(seed)))
+        print(told(documents), flush=True)
     if options.out:
         text = PAGE.format(
             seeds=" ".join(map(str, options.seeds)),
@@ -145,7 +119,7 @@ def main() -> None:
             if zoos
             else " on the shipped models",
             n=documents[options.seeds[0]]["test"]["child"]["n"],
-            table=table(documents),
+            table=told(documents),
         )
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")

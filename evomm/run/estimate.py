@@ -14,9 +14,10 @@ import yaml
 
 from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
-from evomm.checkpoints.locate import fetch_command, hub_parts, locate
+from evomm.checkpoints.locate import fetch_command, fetch_data_command, hub_parts, locate
 from evomm.errors import MissingFile
 from evomm.fitness.table import load_task
+from evomm.fitness.task import HUB
 from evomm.genome.blocks import group
 from evomm.genome.space import make_space
 from evomm.merge.mergekit.document import Document
@@ -89,7 +90,7 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     adapter = ADAPTERS[config.adapter]()
     here = _open(config.models, beside, adapter, found)
     task = load_task(config.task, beside)
-    found.missing += [f"data of task '{config.task}': {path.name} (see {config.task}.yaml)" for path in task.missing()]
+    found.missing += [_lost(config.task, path) for path in task.missing()]
     template = config.template()
     parameters, largest = _count(here, config.models, found)
     blocks: tuple[Block, ...] | None = None
@@ -107,6 +108,13 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     resident = parameters * DTYPE_NAMES[config.compute].itemsize
     _fill(found, resident + _CHUNKS * largest * 4 + _WORKING, parameters * DTYPE_NAMES[config.dtype].itemsize, out, config)
     return found
+
+
+def _lost(task: str, path: Path) -> str:
+    """Data that is not here, and where to get it."""
+    on_hub = str(path).startswith(HUB)
+    how = f"`{fetch_data_command(str(path).removeprefix(HUB))}`" if on_hub else f"see {task}.yaml"
+    return f"data of task '{task}': {path if on_hub else path.name} ({how})"
 
 
 def estimate_merge(recipe: Recipe, beside: Path, out: Path) -> Estimate:

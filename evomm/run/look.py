@@ -37,10 +37,11 @@ def look(folders: Sequence[Path], grouping: Grouping) -> list[Row]:
     Raises MisfitError when they don't fit together.
     """
     adapter = detect(*folders)
-    checkpoints = {str(i): adapter.open(folder) for i, folder in enumerate(folders)}
+    checkpoints: dict[str, Model] = {str(i): adapter.open(folder) for i, folder in enumerate(folders)}
     everyone = Recipe(
         method="linear", parents={label: Source(model=str(path)) for label, path in zip(checkpoints, folders, strict=True)}
     )
+    checkpoints = dict(adapter.aligned(everyone, checkpoints)[0])
     lent = adapter.lent(everyone, checkpoints)
     if len(checkpoints) > 1:
         adapter.check(checkpoints, "0", whole=lent)
