@@ -14,11 +14,11 @@ Document = dict[str, Any]
 """What `evolve --json` prints."""
 
 
-def train(script: str, seed: int, zoo: Path, made: Sequence[str]) -> None:
+def train(script: str, seed: int, zoo: Path, made: Sequence[str], extra: Sequence[str] = ()) -> None:
     """The models of a seed, by a script of model_zoo/tiny; nothing is done for folders that are whole."""
     if not all((zoo / name / "model.safetensors").exists() for name in made):
         path = ROOT / "model_zoo" / "tiny" / script
-        subprocess.run([sys.executable, str(path), "--seed", str(seed), "--out", str(zoo)], check=True)
+        subprocess.run([sys.executable, str(path), "--seed", str(seed), "--out", str(zoo), *extra], check=True)
 
 
 def evolve(config: str, folder: Path, overrides: Sequence[str]) -> Document:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomm.adapters.base import Adapter
-    from evomm.adapters.generation import Generation, ImageGeneration, TextGeneration
+    from evomm.adapters.generation import Generation, ImageGeneration, Shown, TextGeneration
     from evomm.adapters.table import ADAPTERS
     from evomm.checkpoints.pipeline import Pipeline
     from evomm.checkpoints.reader import Checkpoint, MemoryReader, TensorInfo
@@ -56,6 +56,7 @@ _HOMES = {
     "SEARCHERS": "search.table",
     "Score": "fitness.score",
     "Searcher": "search.base",
+    "Shown": "adapters.generation",
     "SingleFile": "checkpoints.single_file",
     "Space": "genome.space",
     "Store": "run.store",
@@ -94,6 +95,7 @@ __all__ = [
     "Recipe",
     "Score",
     "Searcher",
+    "Shown",
     "SingleFile",
     "Space",
     "Store",

@@ -11,6 +11,7 @@ tokenizer. Where that parent has tokens of its own (an image token, rows of padd
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,12 @@ class LlavaAdapter(Adapter):
         return model
 
     def lora(self, model: Model, path: Path, scale: float = 1.0) -> Model:
-        """The model with a LoRA on top, named as the files or as the running model are."""
+        """The model with a LoRA on top, trained on a language model or, in any layout, on a model that sees."""
         if not isinstance(model, SeeingModel):
             return super().lora(model, path, scale)
-        return View(model, LoraReader(model, read_adapter(path, model.names), scale))
+        own = read_adapter(path)
+        named = replace(own, names={shared: name for name, shared in shared_names(own.parts).items()})
+        return View(model, LoraReader(model, named, scale))
 
     def whole(self, models: Mapping[str, Model], carrier: str) -> Mapping[str, str]:
         """What sees is one parent's: the first's that has it."""

@@ -28,6 +28,7 @@ from tests.adapters.llava_kit import (
     tensors,
     vision_language_model,
 )
+from tests.checkpoints.peft_kit import with_lora
 
 KINDS = list(DECODERS)
 LAYOUTS = ["old", "new", "own"]
@@ -288,6 +289,28 @@ def test_other_models_that_see_share_their_decoder(name: str, tmp_path: Path) ->
     assert len(sees) > 10
     assert all(same[key] for key in sees)
     assert not any(value for key, value in same.items() if "q_proj.weight" in key and key not in sees)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_lora_on_a_model_that_sees_is_pefts_own_merge(layout: str, tmp_path: Path) -> None:
+    """Named as the running model is, whatever the layout of the files."""
+    folder = vision_language_model(tmp_path, "llava", "vlm", layout=layout)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    adapted = with_lora(model, r=4, target_modules=r".*language_model.*q_proj|.*linear_1")
+    adapted.save_pretrained(str(tmp_path / "lora"))
+    expected = adapted.merge_and_unload().state_dict()
+    adapter = LlavaAdapter()
+    model_ = adapter.lora(adapter.open(folder), tmp_path / "lora")
+    wanted = {shared: expected[name] for name, shared in shared_names(expected).items()}
+    for name in model_.infos:
+        torch.testing.assert_close(model_.read(name), wanted[name], rtol=1e-5, atol=1e-6)
+    stored = adapter.open(folder)
+    changed = {name for name in stored.infos if not torch.equal(stored.read(name), model_.read(name))}
+    assert changed == {
+        "multi_modal_projector.linear_1.weight",
+        *(f"model.layers.{i}.self_attn.q_proj.weight" for i in range(LAYERS)),
+    }
 
 
 @pytest.mark.parametrize(
