@@ -15,6 +15,7 @@ from evomm.fitness.table import load_task, shipped_tasks
 from evomm.merge.engine import Engine
 from evomm.merge.live import Live
 from evomm.merge.recipe import Recipe, Source
+from evomm.plain import load_yaml
 from evomm.resources import resource
 from evomm.run import zoo
 from evomm.run.config import EvolveConfig
@@ -26,7 +27,7 @@ BUDGET = 40_000_000  # bytes, over all modalities
 
 
 def test_every_family_is_what_was_shipped() -> None:
-    assert set(zoo.families()) >= {"llm", "sdxl"}
+    assert set(zoo.families()) >= {"llm", "sdxl", "vlm"}
     for name in zoo.families():
         assert zoo.verify(name) >= 3
 
@@ -118,3 +119,27 @@ def test_a_child_of_the_image_models_draws_what_no_parent_draws() -> None:
     assert both.mean > 1.2 * max(score.mean for score in [*alone.values(), uniform])
     assert max(alone, key=lambda label: alone[label].mean) == "ja"
     assert alone["style"].part("retrieved").score < 0.3
+
+
+def test_a_child_of_the_seeing_models_answers_in_japanese_what_no_parent_does() -> None:
+    """Task vectors at 1, beside each parent's decoder in the body that sees."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = EvolveConfig.load(resource("configs", "demo-vlm.yaml"), ["limits.search=96"])
+    setup = prepare(config, resource("configs"))
+    evaluator = Evaluator(setup)
+    both = evaluator.score(setup.codec.decode(setup.codec.space.start), "search")[0]
+    alone = {label: evaluator.score(setup.parent(label), "search")[0] for label in config.models}
+    uniform = evaluator.score(setup.uniform(), "search")[0]
+    torch.set_num_threads(threads)
+    assert both.part("language").score > 0.9
+    assert both.mean > uniform.mean + 0.05
+    assert all(score.mean < 0.1 for score in alone.values())
+    assert alone["vlm"].part("language").score < 0.1, "the LLaVA answers in English"
+
+
+def test_one_core_evolves_texts_and_what_is_seen() -> None:
+    """Between the two demos nothing differs but the kind of model, the models and the task."""
+    texts, seen = (load_yaml(resource("configs", f"{name}.yaml").read_text(), name) for name in ("demo-llm", "demo-vlm"))
+    assert texts.keys() == seen.keys()
+    assert {key for key in texts if texts[key] != seen[key]} == {"adapter", "task", "base", "parents"}
