@@ -135,6 +135,17 @@ class Adapter(ABC):
     def generate(self, model: LoadedModel, prompts: Sequence[Any], options: Generation) -> Sequence[Any]:
         """One answer per prompt, in the order of the prompts: texts, or RGB pictures (PIL); prompts may be `generation.Shown`."""
 
+    def outputs(self, model: Model) -> Mapping[int, Collection[str]]:
+        """Layer -> names of the tensors that write to the residual stream, for kinds of models with paths through layers.
+
+        Raises UsageError for the others, MisfitError for a model whose scales cannot be folded into these.
+        """
+        raise UsageError(f"flow: paths lead through the layers of decoders; an adapter '{self.name}' knows none")
+
+    def route(self, model: LoadedModel, recipe: Recipe, models: Mapping[str, Model]) -> None:
+        """Make what `load` made of a recipe with slices run the path that this recipe describes."""
+        raise UsageError(f"slices cannot be scored live by an adapter '{self.name}'; merge them to disk")
+
     def refuse_unknown(self, whole: Mapping[str, str], models: Mapping[str, Model]) -> None:
         """Raise UsageError unless every component that is taken whole is there."""
         for name, label in whole.items():

@@ -15,7 +15,7 @@ import torch
 
 from evomm.checkpoints.digest import file_digest
 from evomm.checkpoints.reader import TensorInfo, TensorReader
-from evomm.errors import DamagedFile
+from evomm.errors import DamagedFile, MisfitError
 from evomm.genome.blocks import Place
 
 _NORM = re.compile(r"norm|(^|_)ln($|_|\d)", re.I)
@@ -37,6 +37,9 @@ MUST_AGREE = (
 SHOULD_AGREE = ("rope_theta", "rope_parameters", "rms_norm_eps", "layer_norm_eps", "sliding_window", "eos_token_id")
 COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")  # the number of layers, as families call it
 WIDTHS = ("hidden_size", "n_embd", "d_model")
+# Decoders whose layers add what their last matrices give, unchanged, to a stream that is only read through norms.
+_PRE_NORM = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "phi3", "gpt2"})
+_OUTPUTS = re.compile(r"\.(o_proj|down_proj|c_proj|w2)\.(weight|bias)$")
 _PLAIN_ATTENTION = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "granite"}
 
 
@@ -58,6 +61,25 @@ class Decoder:
         """Layer number and component of each tensor, from its name."""
         prefix = _layer_prefix(self.infos)
         return {name: _place(name, prefix) for name in self.infos}
+
+    @property
+    def outputs(self) -> Mapping[int, Sequence[str]]:
+        """Layer -> names of the tensors that write to the residual stream: those of attention's and the MLP's last matrices.
+
+        Raises MisfitError for a kind of decoder in which dividing them is not known to divide what the layer adds.
+        """
+        kind = self.config.get("model_type")
+        if kind not in _PRE_NORM:
+            raise MisfitError(
+                f"{self.folder}: scales of a path are folded into what its layers add, which is not known to work for a "
+                f"'{kind}' (a norm may follow the last matrix); it does for {', '.join(sorted(_PRE_NORM))}. "
+                "Without scales (flow: {scales: none}) any decoder will do"
+            )
+        found: dict[int, list[str]] = {}
+        for name, place in self.places.items():
+            if place.layer is not None and _OUTPUTS.search(name):
+                found.setdefault(place.layer, []).append(name)
+        return found
 
     @property
     def depth(self) -> int:

@@ -3,17 +3,28 @@
 Nothing here is a table of architectures: `decoder` tells layers and components from tensor names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from evomm.adapters.base import Adapter, LoadedModel, Model
-from evomm.adapters.decoder import MUST_AGREE, Decoder, differences, odd_settings, refuse_contradiction, repeated_heads, sketch
+from evomm.adapters.child import child_config
+from evomm.adapters.decoder import (
+    COUNTS,
+    MUST_AGREE,
+    Decoder,
+    differences,
+    odd_settings,
+    refuse_contradiction,
+    repeated_heads,
+    sketch,
+)
 from evomm.adapters.generation import Generation, TextGeneration, expect
 from evomm.checkpoints.reader import Checkpoint, read_json
 from evomm.errors import DamagedFile, MisfitError
 from evomm.genome.blocks import Place
+from evomm.genome.dataflow import steps_of
 from evomm.merge.plan import refuse_misfits
 from evomm.merge.recipe import Recipe
 
@@ -72,9 +83,24 @@ class LLMAdapter(Adapter):
 
     def load(self, recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.dtype) -> LoadedModel:
         """The model in evaluation mode and its tokenizer, padded on the left."""
-        from evomm.adapters import llm_model
+        from evomm.adapters import llm_model, llm_path
 
+        if recipe.slices:
+            return llm_path.load(recipe.carrier, {label: model.folder for label, model in models.items()}, device, dtype)
         return llm_model.load(models[recipe.carrier].folder, device, dtype)
+
+    def outputs(self, model: Model) -> Mapping[int, Collection[str]]:
+        """Attention's and the MLP's last matrices."""
+        return decoder(model).outputs
+
+    def route(self, model: LoadedModel, recipe: Recipe, models: Mapping[str, Model]) -> None:
+        """The layers in the recipe's order, their inputs scaled."""
+        from evomm.adapters import llm_path
+
+        configs = {label: found.config for label, found in models.items()}
+        child = child_config(recipe, configs, None, models[recipe.carrier].folder)
+        listed = {key: value for key, value in child.items() if key in COUNTS or isinstance(value, list)}
+        llm_path.route(model, steps_of(recipe), {key: listed[key] for key in listed if key in configs[recipe.carrier]})
 
     def generate(self, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
         """Greedy answers without the prompt; batches hold prompts of like length, the longest first."""

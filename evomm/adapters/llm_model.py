@@ -30,7 +30,7 @@ def padded_left(tokenizer: Any) -> Any:
 
 def generate(model: LoadedModel, prompts: Sequence[str], options: TextGeneration) -> Sequence[str]:
     """Answers without the prompt; batches hold prompts of like length, the longest first."""
-    network, tokenizer = model.parts
+    network, tokenizer, *_ = model.parts
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
     answers = [""] * len(prompts)
     for chosen in batches(lengths, options.batch):

@@ -11,8 +11,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from evomm.adapters.table import ADAPTERS
 from evomm.errors import UsageError, nearest
 from evomm.genome.blocks import Grouping
+from evomm.genome.dataflow import METHOD, Flow
 from evomm.genome.space import GeneRule
-from evomm.merge.recipe import DtypeName, Recipe, Source, Value
+from evomm.merge.recipe import DtypeName, Recipe, Slice, Source, Value
 from evomm.merge.table import METHODS
 from evomm.plain import Plain, load_yaml_all, parse, read_text
 from evomm.search.base import Settings
@@ -57,7 +58,8 @@ class EvolveConfig(Plain):
     parents: label -> model (zoo name, folder, file or hub id), or a LoRA and what it is put on; the weight of a LoRA's task
     vector is its scale. base: the common ancestor, for methods on task vectors. components: part of the model -> label of the
     parent that it is taken from whole, or "mixed". generation: how candidates are asked, where the task's way is not meant.
-    fixed: method parameters that are not searched. genes: those that are. baseline: a searcher that gets the same
+    fixed: method parameters that are not searched. genes: those that are. flow: instead of genes, a search for a path through the
+    parents' layers (see genome/dataflow.py), which begins as the first parent. baseline: a searcher that gets the same
     budget, or several, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
     dtype: of the child. device and compute: where and in which dtype candidates are run. batch: prompts at a time.
     threads: of this process's CPU work, torch's choice when absent; small models are fastest with one.
@@ -71,7 +73,8 @@ class EvolveConfig(Plain):
     base: str | None = None
     components: Mapping[str, str] = Field(default_factory=dict)
     generation: Mapping[str, bool | int | float | str] = Field(default_factory=dict)
-    genes: tuple[GeneRule, ...] = Field(min_length=1)
+    genes: tuple[GeneRule, ...] = ()
+    flow: Flow | None = None
     fixed: Mapping[str, Value] = Field(default_factory=dict)
     grouping: Grouping = Grouping()
     search: SearchConfig = SearchConfig()
@@ -107,11 +110,18 @@ class EvolveConfig(Plain):
             raise ValueError(f"parent '{homeless}': a LoRA needs the model that it is put on, as `model: ...`, or a base")
         if self.base is not None and "base" in self.parents:
             raise ValueError("'base' is the label of the base; give the parent another label")
+        self._refuse_half_a_space()
         population = self.search.population
         if population is not None and population > self.search.evaluations:
             raise ValueError(f"search.population ({population}) is larger than search.evaluations")
         self.template()  # raises what a recipe would
         return self
+
+    def _refuse_half_a_space(self) -> None:
+        if bool(self.genes) == (self.flow is not None):
+            raise ValueError("a run searches either `genes` (weights) or a `flow` (a path through layers): give one of them")
+        if self.flow is not None and (self.method != METHOD or self.base is not None or self.fixed or self.components):
+            raise ValueError(f"a flow takes layers as they are: `method: {METHOD}`, without base, fixed and components")
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -141,6 +151,7 @@ class EvolveConfig(Plain):
             seed=self.seed,
             components={name: label for name, label in self.components.items() if label != MIXED},
             generation=dict(self.generation),
+            slices=(Slice(layers={next(iter(self.parents)): (0, 1)}),) if self.flow else (),  # which a path replaces
         )
 
     @classmethod

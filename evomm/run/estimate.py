@@ -23,14 +23,14 @@ from evomm.genome.space import make_space
 from evomm.merge.mergekit.document import Document
 from evomm.merge.mergekit.resolve import resolve
 from evomm.merge.plan import plan
-from evomm.merge.recipe import DTYPE_NAMES, Block, Recipe, Source
+from evomm.merge.recipe import DTYPE_NAMES, Recipe, Source
 from evomm.plain import Plain, parse
 from evomm.resources import resource
 from evomm.run.config import EvolveConfig
 from evomm.run.evaluate import device
 from evomm.run.make import Workshop
 from evomm.run.parents import open_parent
-from evomm.run.setup import complete, mixed_blocks
+from evomm.run.setup import complete, make_codec
 
 _WORKING = 1_000_000_000  # interpreter, libraries, activations of a small batch
 _CHUNKS = 4  # copies of the largest tensor that loading and live merging may hold
@@ -93,18 +93,15 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     found.missing += [_lost(config.task, path) for path in task.missing()]
     template = config.template()
     parameters, largest = _count(here, config.models, found)
-    blocks: tuple[Block, ...] | None = None
     if set(here) == set(config.models):
         template = complete(config, adapter, here)
         here = dict(adapter.aligned(template, here)[0])
         found.notes += adapter.check(here, template.carrier, whole=template.components)
-        plan(template, here)
-        blocks = mixed_blocks(adapter, here[template.carrier], template, config.grouping)
-    elif not config.grouping.least:  # which depends on sizes
+        found.genes = len(make_codec(config, adapter, here, template).space.genes)
+    elif not config.grouping.least and config.flow is None:  # which depend on what is not here
         places = adapter.sketch(_layers(config.models))
-        blocks = group(places, config.grouping) if places else None
-    if blocks is not None:
-        found.genes = len(make_space(blocks, template.mixed, config.method, config.genes).genes)
+        if places:
+            found.genes = len(make_space(group(places, config.grouping), template.mixed, config.method, config.genes).genes)
     resident = parameters * DTYPE_NAMES[config.compute].itemsize
     _fill(found, resident + _CHUNKS * largest * 4 + _WORKING, parameters * DTYPE_NAMES[config.dtype].itemsize, out, config)
     return found

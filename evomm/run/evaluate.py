@@ -49,7 +49,10 @@ class Evaluator:
     def _ask(self, recipe: Recipe, examples: Sequence[Example]) -> Sequence[Any]:
         setup = self._setup
         model, live = self._load(recipe)
-        live.write(recipe)
+        if recipe.slices:
+            setup.adapter.route(model, recipe, setup.models)
+        else:
+            live.write(recipe)
         options = setup.task.options(setup.config.batch, recipe.generation)
         return setup.adapter.generate(model, setup.task.prompts(examples), options)
 
@@ -59,7 +62,7 @@ class Evaluator:
 
     def _load(self, recipe: Recipe) -> tuple[LoadedModel, Live]:
         config, setup = self._setup.config, self._setup
-        built_by = (recipe.carrier, recipe.components)
+        built_by = (recipe.carrier, recipe.components, bool(recipe.slices))
         if self._loaded is None or self._built_by != built_by:
             if config.threads is not None:
                 torch.set_num_threads(config.threads)  # of this process; also part of what makes scores repeat to the bit

@@ -16,6 +16,7 @@ from evomm.fitness.table import load_task
 from evomm.fitness.task import Task
 from evomm.genome.blocks import Grouping, group
 from evomm.genome.codec import Codec
+from evomm.genome.dataflow import FlowCodec
 from evomm.genome.space import make_space
 from evomm.merge.plan import component, plan
 from evomm.merge.recipe import Block, Recipe
@@ -30,7 +31,7 @@ class Setup:
     config: EvolveConfig
     adapter: Adapter
     models: Mapping[str, Model]
-    codec: Codec
+    codec: Codec | FlowCodec
     task: Task
     warnings: Sequence[str]
 
@@ -107,10 +108,21 @@ def prepare(
                 "bring the old files back, or start a new run"
             )
     template = template.model_copy(update={"parents": sources})
-    plan(template, models)
-    blocks = mixed_blocks(adapter, models[template.carrier], template, config.grouping)
-    space = make_space(blocks, template.mixed, config.method, config.genes)
-    return Setup(config, adapter, models, Codec(space, template, blocks), task, warnings)
+    return Setup(config, adapter, models, make_codec(config, adapter, models, template), task, warnings)
+
+
+def make_codec(config: EvolveConfig, adapter: Adapter, models: Mapping[str, Model], template: Recipe) -> Codec | FlowCodec:
+    """What genomes mean; MisfitError or UsageError when the start cannot be made of these parents."""
+    if config.flow is None:
+        plan(template, models)
+        blocks = mixed_blocks(adapter, models[template.carrier], template, config.grouping)
+        return Codec(make_space(blocks, template.mixed, config.method, config.genes), template, blocks)
+    layers = adapter.layers(models)
+    depths = {label: 1 + max((at for at in places.values() if at is not None), default=-1) for label, places in layers.items()}
+    outputs = {label: adapter.outputs(model) if config.flow.scales != "none" else {} for label, model in models.items()}
+    codec = FlowCodec(config.flow, template, depths, outputs)
+    plan(codec.decode(codec.space.start), models, layers)
+    return codec
 
 
 def complete(config: EvolveConfig, adapter: Adapter, models: Mapping[str, Model]) -> Recipe:
