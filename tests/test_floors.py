@@ -78,7 +78,7 @@ def test_no_import_cycles() -> None:
 
 # Libraries that take seconds to import, and that a merge of folders never needs.
 LATE = {
-    "evomm.adapters.llm": {"evomm.adapters.llm_model"},
+    "evomm.adapters.llm": {"evomm.adapters.llm_model", "evomm.adapters.llm_path"},
     "evomm.adapters.llava": {"evomm.adapters.llava_model"},
     "evomm.adapters.sdxl": {"evomm.adapters.sdxl_model"},
     "evomm.fitness.clip": {"evomm.fitness.clip_models"},

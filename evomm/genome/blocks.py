@@ -48,7 +48,8 @@ class Grouping(Plain):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.patterns is not None and self.model_fields_set - {"patterns"}:
+        changed = (self.by, self.size, self.apart, self.least) != ("all", 1, False, 0.0)  # a stored config says every key
+        if self.patterns is not None and changed:
             raise ValueError("give either patterns of your own, or by / size / apart / least, not both")
         if self.size != 1 and "layer" not in self.by:
             raise ValueError(f"size groups layers, so it needs by: layer or layer+component, not {self.by}")

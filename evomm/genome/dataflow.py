@@ -48,7 +48,8 @@ class Flow(Plain):
         if not self.low < self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         for key, kind in (("repeats", "slots"), ("segments", "segments")):
-            if key in self.model_fields_set and self.kind != kind:
+            changed = getattr(self, key) != type(self).model_fields[key].default  # a stored config says every key
+            if changed and self.kind != kind:
                 raise ValueError(f"'{key}' is of kind {kind}, and this flow is of kind {self.kind}")
         return self
 
