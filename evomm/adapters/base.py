@@ -22,6 +22,7 @@ from torch import Tensor
 from evomm.adapters.child import chat_template, write_files
 from evomm.adapters.generation import Generation
 from evomm.adapters.vocabulary import AlignedReader, Alignment, align
+from evomm.checkpoints.layout import Layout
 from evomm.checkpoints.lora import LoraReader, read_adapter, recorded_base
 from evomm.checkpoints.reader import Checkpoint, FileReader, TensorReader
 from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
@@ -189,6 +190,14 @@ class Adapter(ABC):
         }
         return views, alignment
 
+    def builder(self, recipe: Recipe, models: Mapping[str, Model]) -> str:
+        """The parent whose config and tokenizer the child gets; raises when some of these files are missing."""
+        return recipe.carrier
+
+    def layout(self, recipe: Recipe, models: Mapping[str, Model]) -> Layout | None:
+        """How the child's folder is laid out, where names in files are not those that parents share."""
+        return None
+
     def save(
         self,
         recipe: Recipe,
@@ -212,11 +221,21 @@ class Adapter(ABC):
             )
         parents = {label: (model.folder, model.config) for label, model in models.items()}
         template = chat_template(recipe.chat_template, [folder for folder, _ in parents.values()])
+        around = recipe.model_copy(update={"tokenizer": self.builder(recipe, models)})
 
         def finish(writer: CheckpointWriter) -> None:
-            write_files(writer, recipe, parents, alignment, template)
+            write_files(writer, around, parents, alignment, template)
             for name, text in texts.items():
                 writer.text(name, text)
 
-        layers = self.layers(models) if recipe.slices else None
-        return apply(recipe, models, out, layers=layers, engine=engine, finish=finish, advance=advance, shard_bytes=shard_bytes)
+        return apply(
+            recipe,
+            models,
+            out,
+            layers=self.layers(models) if recipe.slices else None,
+            engine=engine,
+            finish=finish,
+            advance=advance,
+            shard_bytes=shard_bytes,
+            layout=self.layout(recipe, models),
+        )

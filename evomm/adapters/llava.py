@@ -10,7 +10,7 @@ Vision tower and projector are taken whole from one parent unless a config says 
 tokenizer. Where that parent has tokens of its own (an image token, rows of padding), the others get its rows for them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from evomm.adapters.base import Adapter, LoadedModel, Model, View
-from evomm.adapters.child import chat_template, write_files
 from evomm.adapters.decoder import MUST_AGREE, Decoder, differences, odd_settings, refuse_contradiction, repeated_heads, sketch
 from evomm.adapters.generation import Generation, TextGeneration, expect
 from evomm.adapters.llava_names import DECODER, shared_names
@@ -28,11 +27,8 @@ from evomm.checkpoints.digest import file_digest
 from evomm.checkpoints.layout import Files, Layout, Stored
 from evomm.checkpoints.lora import LoraReader, read_adapter
 from evomm.checkpoints.reader import Checkpoint, Flat, TensorInfo, read_json
-from evomm.checkpoints.writer import SHARD_BYTES, CheckpointWriter
 from evomm.errors import DamagedFile, MisfitError, MissingFile, UnsafeFile
 from evomm.genome.blocks import Place
-from evomm.merge.apply import Written, apply
-from evomm.merge.engine import Engine
 from evomm.merge.plan import component, refuse_misfits
 from evomm.merge.recipe import Recipe
 from evomm.merge.vocabulary import Vocabulary
@@ -153,7 +149,7 @@ class LlavaAdapter(Adapter):
         """
         if recipe.vocabulary is not None:
             return super().aligned(recipe, models)
-        owner = builder(recipe, models)
+        owner = seer(recipe, models)
         if owner is None:
             return models, None
         own = decoder(models[owner])
@@ -176,7 +172,12 @@ class LlavaAdapter(Adapter):
         """The model in evaluation mode and its processor, built by the files of the parent that sees."""
         from evomm.adapters import llava_model
 
-        return llava_model.load(_body(recipe, models), device, dtype)
+        if seer(recipe, models) is None:
+            raise MisfitError(
+                f"none of {', '.join(models)} sees: an adapter 'llava' needs a vision-language model among the parents; "
+                "language models alone are merged by adapter 'llm'"
+            )
+        return llava_model.load(models[self.builder(recipe, models)].folder, device, dtype)
 
     def generate(self, model: LoadedModel, prompts: Sequence[Any], options: Generation) -> Sequence[str]:
         """Answers without the prompt, to texts and to texts with a picture (`generation.Shown`)."""
@@ -184,40 +185,25 @@ class LlavaAdapter(Adapter):
 
         return llava_model.generate(model, prompts, expect(options, TextGeneration))
 
-    def save(
-        self,
-        recipe: Recipe,
-        models: Mapping[str, Model],
-        out: Path,
-        *,
-        engine: Engine | None = None,
-        alignment: Alignment | None = None,
-        texts: Mapping[str, str] = {},
-        advance: Callable[[int], None] = lambda nbytes: None,
-        shard_bytes: int = SHARD_BYTES,
-    ) -> Written:
-        """Stream the child to a folder laid out and named as that of the parent that sees."""
-        owner = builder(recipe, models)
-        if owner is None or out.suffix == ".safetensors":  # a merge of language models alone; or what the base refuses
-            return super().save(
-                recipe, models, out, engine=engine, alignment=alignment, texts=texts, advance=advance, shard_bytes=shard_bytes
-            )
-        _body(recipe, models)  # what is missing is told before the work
-        parents = {label: (model.folder, model.config) for label, model in models.items()}
-        template = chat_template(recipe.chat_template, [folder for folder, _ in parents.values()])
+    def builder(self, recipe: Recipe, models: Mapping[str, Model]) -> str:
+        """The parent that sees, as the recipe says where it does; the carrier, in a merge of language models alone."""
+        owner = seer(recipe, models)
+        if owner is None:
+            return recipe.carrier
+        _refuse_incomplete(models[owner].folder)
+        return owner
+
+    def layout(self, recipe: Recipe, models: Mapping[str, Model]) -> Layout | None:
+        """Under the names that the files of the parent that sees have."""
+        owner = seer(recipe, models)
+        if owner is None:
+            return None
         names = seeing(models[owner]).names
 
         def divide(infos: Mapping[str, TensorInfo]) -> Files:
             return {"model": {names.get(name, name): Stored(info, (name,)) for name, info in infos.items()}}
 
-        def finish(writer: CheckpointWriter) -> None:
-            write_files(writer, recipe.model_copy(update={"tokenizer": owner}), parents, alignment, template)
-            for name, text in texts.items():
-                writer.text(name, text)
-
-        return apply(
-            recipe, models, out, engine=engine, finish=finish, advance=advance, shard_bytes=shard_bytes, layout=Layout(divide)
-        )
+        return Layout(divide)
 
 
 def decoder(model: Model) -> Decoder:
@@ -233,8 +219,8 @@ def decoder(model: Model) -> Decoder:
     return Decoder(model.folder, config, infos, model)
 
 
-def builder(recipe: Recipe, models: Mapping[str, Model]) -> str | None:
-    """The parent whose files the child is built by: one that sees, as the recipe says where it does; None when none sees."""
+def seer(recipe: Recipe, models: Mapping[str, Model]) -> str | None:
+    """The parent that sees, whose files the child is built by; None when none sees."""
     wanted = [recipe.tokenizer, *recipe.components.values(), recipe.carrier, *models]
     return next((label for label in wanted if label is not None and _sees(models[label].config)), None)
 
@@ -264,22 +250,14 @@ def _eyes(models: Mapping[str, Model]) -> dict[str, str]:
     return found
 
 
-def _body(recipe: Recipe, models: Mapping[str, Model]) -> Path:
-    """The folder that the child is built by; MisfitError when no parent sees, MissingFile when its processor is not whole."""
-    owner = builder(recipe, models)
-    if owner is None:
-        raise MisfitError(
-            f"none of {', '.join(models)} sees: an adapter 'llava' needs a vision-language model among the parents; "
-            "language models alone are merged by adapter 'llm'"
-        )
-    folder = models[owner].folder
+def _refuse_incomplete(folder: Path) -> None:
+    """Raise MissingFile when the processor of a model that sees is not whole."""
     if not any((folder / name).exists() for name in _PROCESSORS):
         raise MissingFile(
             f"{folder}: no {' or '.join(_PROCESSORS)}, which says how pictures are prepared; copy it along with the weights"
         )
     if not (folder / "tokenizer_config.json").exists():
         raise MissingFile(f"{folder}: no tokenizer_config.json; copy the tokenizer's files along with the weights")
-    return folder
 
 
 def _refuse_original(checkpoint: Checkpoint) -> None:

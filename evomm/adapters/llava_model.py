@@ -11,7 +11,7 @@ from evomm.adapters import resident
 from evomm.adapters.base import LoadedModel
 from evomm.adapters.generation import PICTURE, Shown, TextGeneration
 from evomm.adapters.llava_names import shared_names
-from evomm.adapters.llm_model import answer, batches, padded_left
+from evomm.adapters.llm_model import answer, batches, in_chat, padded_left
 from evomm.errors import DamagedFile, UsageError
 
 
@@ -63,11 +63,7 @@ def _written(prompt: str | Shown, processor: Any, chat: bool) -> str:
     if not chat:
         return text.replace(PICTURE, _image_token(processor)) if isinstance(prompt, Shown) else text
     said = text.replace(PICTURE, "").strip()
-    content = [*([{"type": "image"}] if isinstance(prompt, Shown) else []), {"type": "text", "text": said}]
-    try:
-        return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-    except ValueError as error:
-        raise UsageError("chat: this model's processor has no chat template; write the whole prompt, without `chat`") from error
+    return in_chat(processor, [*([{"type": "image"}] if isinstance(prompt, Shown) else []), {"type": "text", "text": said}])
 
 
 def _image_token(processor: Any) -> str:

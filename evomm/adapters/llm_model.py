@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomm.adapters import resident
 from evomm.adapters.base import LoadedModel
-from evomm.adapters.generation import TextGeneration
+from evomm.adapters.generation import Shown, TextGeneration
+from evomm.errors import UsageError
 
 
 def load(folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
@@ -29,8 +30,15 @@ def padded_left(tokenizer: Any) -> Any:
 
 
 def generate(model: LoadedModel, prompts: Sequence[str], options: TextGeneration) -> Sequence[str]:
-    """Answers without the prompt; batches hold prompts of like length, the longest first."""
+    """Answers without the prompt; batches hold prompts of like length, the longest first.
+
+    Raises UsageError for prompts with pictures, and for `chat` with a model that has no chat template.
+    """
     network, tokenizer, *_ = model.parts
+    if any(isinstance(prompt, Shown) for prompt in prompts):
+        raise UsageError("the task asks about pictures, and a language model sees none; pair it with models that see")
+    if options.chat:
+        prompts = [in_chat(tokenizer, prompt) for prompt in prompts]
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
     answers = [""] * len(prompts)
     for chosen in batches(lengths, options.batch):
@@ -38,6 +46,14 @@ def generate(model: LoadedModel, prompts: Sequence[str], options: TextGeneration
         for i, text in zip(chosen, answer(network, tokenizer, inputs, options), strict=True):
             answers[i] = text
     return answers
+
+
+def in_chat(template: Any, said: Any) -> str:
+    """What a user says, written down as the chat template of a tokenizer or processor has it."""
+    try:
+        return str(template.apply_chat_template([{"role": "user", "content": said}], add_generation_prompt=True, tokenize=False))
+    except ValueError as error:
+        raise UsageError("chat: this model has no chat template; write the whole prompt, without `chat`") from error
 
 
 def batches(lengths: Sequence[int], size: int) -> list[list[int]]:

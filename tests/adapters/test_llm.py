@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -26,11 +27,11 @@ from transformers import (
 )
 
 from evomm.adapters import llm_model
-from evomm.adapters.generation import TextGeneration
+from evomm.adapters.generation import PICTURE, Shown, TextGeneration
 from evomm.adapters.llm import LLMAdapter
 from evomm.adapters.llm_model import targets
 from evomm.adapters.table import detect
-from evomm.errors import DamagedFile, MisfitError
+from evomm.errors import DamagedFile, MisfitError, UsageError
 from evomm.genome.blocks import Grouping, group
 from evomm.merge.engine import Engine
 from evomm.merge.live import Live
@@ -224,6 +225,26 @@ def test_answers_come_back_in_the_order_of_the_prompts(tiny: tuple[LLMAdapter, A
     alone = [adapter.generate(model, [prompt], options)[0] for prompt in prompts]
     assert together == alone
     assert len(set(together)) > 1
+
+
+def test_a_chat_is_written_as_the_model_has_it(tiny: tuple[LLMAdapter, Any]) -> None:
+    adapter, model = tiny
+    with pytest.raises(UsageError, match="no chat template"):
+        adapter.generate(model, ["15-8=?"], TextGeneration(max_new_tokens=16, chat=True))
+    tokenizer = model.parts[1]
+    tokenizer.chat_template = "{% for message in messages %}Q: {{ message['content'] }}\nA: {% endfor %}"
+    try:
+        said = adapter.generate(model, ["15-8=?"], TextGeneration(max_new_tokens=16, chat=True))
+    finally:
+        tokenizer.chat_template = None
+    assert said == adapter.generate(model, ["Q: 15-8=?\nA: "], TextGeneration(max_new_tokens=16))
+
+
+def test_a_picture_is_nothing_for_a_language_model(tiny: tuple[LLMAdapter, Any]) -> None:
+    adapter, model = tiny
+    prompts: list[Any] = [Shown(f"{PICTURE}what?", Image.new("RGB", (4, 4)))]
+    with pytest.raises(UsageError, match="a language model sees none"):
+        adapter.generate(model, prompts, TextGeneration())
 
 
 def test_generation_repeats_bit_for_bit(tiny: tuple[LLMAdapter, Any]) -> None:
