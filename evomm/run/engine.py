@@ -109,9 +109,10 @@ def _go_on(store: Store, setup: Setup, evaluator: Evaluator, watch: Watch, start
     config = setup.config
     names = [config.search.method, *config.baselines]
     finalists: dict[str, dict[str, Recipe]] = {}
+    answered: dict[str, Trial] = {}
     for name in names:
         searcher = _searcher(setup, name)
-        finalists[name] = _search(store, setup, searcher, name, evaluator, watch)
+        finalists[name] = _search(store, setup, searcher, name, evaluator, watch, answered)
     everyone = {subject: recipe for few in finalists.values() for subject, recipe in few.items()}
     _look(store, setup, evaluator, "validation", everyone, watch)
     _look(store, setup, evaluator, "test", _subjects(store, setup, finalists), watch)
@@ -130,8 +131,19 @@ def _searcher(setup: Setup, name: str) -> Searcher:
     return searcher
 
 
-def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator: Evaluator, watch: Watch) -> dict[str, Recipe]:
-    """Whole generations within the budget; returns the finalists, best first, by subject."""
+def _search(
+    store: Store,
+    setup: Setup,
+    searcher: Searcher,
+    name: str,
+    evaluator: Evaluator,
+    watch: Watch,
+    answered: dict[str, Trial],
+) -> dict[str, Recipe]:
+    """Whole generations within the budget; returns the finalists, best first, by subject.
+
+    answered: recipe -> the trial that scored it, of all searches so far; vectors that mean the same are not scored twice.
+    """
     known = {trial.number: trial for trial in store.trials(name)}
     generations = setup.config.search.evaluations // searcher.population
     watch.stage(f"search ({name})", generations * searcher.population)
@@ -142,7 +154,12 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
         for i, vector in enumerate(vectors):
             number = generation * searcher.population + i
             trial = known.get(number)
-            if trial is None:
+            meant = setup.codec.decode(vector).model_dump_json()
+            if trial is None and meant in answered:
+                again = {"search": name, "number": number, "vector": tuple(map(float, vector)), "seconds": 0.0}
+                trial = answered[meant].model_copy(update=again)
+                store.append(trial)
+            elif trial is None:
                 trial, answers = _evaluate(setup, evaluator, name, number, vector)
                 if trial.fitness > highest:  # what an improvement looks like is kept, before the trial that says it is one
                     setup.task.keep(answers, store.folder / PICTURES, trial.id, evaluator.examples("search"))
@@ -152,6 +169,7 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
                     f"{store.folder}: trial {trial.id} was asked with another vector than now, so the run cannot go on "
                     f"exactly; {_changed(store)}"
                 )
+            answered.setdefault(meant, trial)
             trials.append(trial)
             highest = max(highest, trial.fitness)
             watch.step(trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}", trial.fitness)
@@ -161,8 +179,11 @@ def _search(store: Store, setup: Setup, searcher: Searcher, name: str, evaluator
         searcher.tell(vectors, [trial.fitness for trial in latest])
     favourites = {f"{name}/favourite-{i}": setup.codec.decode(v) for i, v in enumerate(searcher.favourites())}
     best = sorted((t for t in trials if t.score), key=lambda t: (-t.fitness, t.number))
-    few = best[: max(1, setup.config.finalists - len(favourites))]
-    return {**{t.id: setup.codec.decode(np.array(t.vector)) for t in few}, **favourites}
+    different: dict[str, tuple[str, Recipe]] = {}
+    for trial in best:
+        recipe = setup.codec.decode(np.array(trial.vector))
+        different.setdefault(recipe.model_dump_json(), (trial.id, recipe))
+    return {**dict([*different.values()][: max(1, setup.config.finalists - len(favourites))]), **favourites}
 
 
 def _changed(store: Store) -> str:

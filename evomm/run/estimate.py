@@ -102,7 +102,9 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
         places = adapter.sketch(_layers(config.models))
         if places:
             found.genes = len(make_space(group(places, config.grouping), template.mixed, config.method, config.genes).genes)
-    resident = parameters * DTYPE_NAMES[config.compute].itemsize
+    resident = (
+        parameters * DTYPE_NAMES[config.compute].itemsize * (len(config.models) if config.flow else 1)
+    )  # all parents' layers
     _fill(found, resident + _CHUNKS * largest * 4 + _WORKING, parameters * DTYPE_NAMES[config.dtype].itemsize, out, config)
     return found
 

@@ -10,9 +10,11 @@ from evomm.adapters.base import LoadedModel
 from evomm.adapters.fake import FakeAdapter
 from evomm.adapters.generation import Generation
 from evomm.errors import DamagedFile, EvaluationError, MissingFile, UsageError, WriteFailed
+from evomm.fitness.examples import Split
 from evomm.merge.recipe import Recipe, Source
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve, resume
+from evomm.run.evaluate import Evaluator
 from evomm.run.export import candidate_recipe
 from evomm.run.outcome import Outcome
 from evomm.run.store import Store
@@ -43,6 +45,31 @@ def test_same_seed_same_run_other_seed_other_run(world: Path, tmp_path: Path) ->
     assert first.recipe == again.recipe
     assert first.test == again.test
     assert first.recipe != other.recipe
+
+
+def test_what_was_answered_is_not_asked_again(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random search and the grid both try the start: it is scored once, and both have it."""
+    asked: list[str] = []
+    scored = Evaluator.score
+
+    def counted(self: Evaluator, recipe: Recipe, split: Split) -> Any:
+        asked.extend([recipe.model_dump_json()] if split == "search" else [])
+        return scored(self, recipe, split)
+
+    monkeypatch.setattr(Evaluator, "score", counted)
+    run(world, tmp_path / "run", "baseline=[random, grid]", "finalists=4")
+    assert len(asked) == len(set(asked))
+    with Store.open(tmp_path / "run") as store:
+        trials = [trial for name in ("cma", "random", "grid") for trial in store.trials(name)]
+        again = [trial for trial in trials if trial.seconds == 0]
+        assert len(trials) == len(asked) + len(again)
+        assert again
+        for trial in again:
+            first = next(one for one in trials if one.vector == trial.vector)
+            assert (first.score, first.id != trial.id) == (trial.score, True)
+        finalists = [final.recipe for subject, final in store.finals("validation").items() if subject.startswith("grid/")]
+        assert len(finalists) == len(set(finalists)) == 4
+    resume(tmp_path / "run")
 
 
 def test_resuming_a_finished_run_gives_its_outcome(world: Path, tmp_path: Path) -> None:
