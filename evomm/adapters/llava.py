@@ -145,7 +145,7 @@ class LlavaAdapter(Adapter):
         Where the recipe names none, it is that of the parent that sees, once a parent has other tokens: tokens that a language
         model does not have (the image token, rows of padding) are as the parent that sees has them.
 
-        Raises MisfitError when the vocabularies have little in common.
+        Raises MisfitError when the vocabularies have little in common, and for two that see and have different ones.
         """
         if recipe.vocabulary is not None:
             return super().aligned(recipe, models)
@@ -157,6 +157,11 @@ class LlavaAdapter(Adapter):
             return models, None
         for label, model in models.items():
             _refuse_other_size(label, decoder(model), owner, own)  # which explains more than the rows that do not fit
+            if _sees(model.config) and not _same_tokens(decoder(model), own):
+                raise MisfitError(
+                    f"'{label}' and '{owner}' both see, and have different tokens, so neither can be asked in the other's words; "
+                    "say in a recipe's `vocabulary` which the child has, and merge them with `evomm merge` first"
+                )
         implied = recipe.model_copy(update={"vocabulary": Vocabulary(source=owner, pad_to_multiple_of=own.rows)})
         try:
             views, alignment = super().aligned(implied, models)
@@ -221,7 +226,8 @@ def decoder(model: Model) -> Decoder:
 
 def seer(recipe: Recipe, models: Mapping[str, Model]) -> str | None:
     """The parent that sees, whose files the child is built by; None when none sees."""
-    wanted = [recipe.tokenizer, *recipe.components.values(), recipe.carrier, *models]
+    eyes = [label for name, label in recipe.components.items() if name not in DECODER]
+    wanted = [recipe.tokenizer, *eyes, recipe.carrier, *models]
     return next((label for label in wanted if label is not None and _sees(models[label].config)), None)
 
 

@@ -133,6 +133,31 @@ def test_tokens_that_only_the_one_that_sees_has_stay_its_own(tmp_path: Path) -> 
     assert config["text_config"]["vocab_size"] == theirs["text_config"]["vocab_size"]
 
 
+def test_two_that_see_need_the_same_tokens(tmp_path: Path) -> None:
+    folders = {"a": vision_language_model(tmp_path, "llava", "a"), "b": vision_language_model(tmp_path, "llava", "b", padding=9)}
+    adapter, models = opened(folders)
+    parents = {label: {"model": str(folder)} for label, folder in folders.items()}
+    content: dict[str, Any] = {"method": "linear", "parents": parents, "dtype": "float32"}
+    with pytest.raises(MisfitError, match="'b' and 'a' both see, and have different tokens"):
+        adapter.aligned(Recipe.model_validate(content), models)
+    plan = Recipe.model_validate({**content, "vocabulary": {"source": "a"}, "components": dict(adapter.whole(models, "a"))})
+    aligned, alignment = adapter.aligned(plan, models)
+    adapter.save(plan, aligned, tmp_path / "child", alignment=alignment)
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "child")
+
+
+def test_the_child_is_built_by_whose_eyes_it_has(tmp_path: Path) -> None:
+    folders = {label: vision_language_model(tmp_path, "llava", label, layout=how) for label, how in (("a", "old"), ("b", "new"))}
+    adapter, models = opened(folders)
+    parents = {label: {"model": str(folder)} for label, folder in folders.items()}
+    whole = {"model": "a", "lm_head": "a", "vision_tower": "b", "multi_modal_projector": "b"}
+    plan = Recipe.model_validate({"method": "linear", "parents": parents, "components": whole, "dtype": "float32"})
+    adapter.save(plan, models, tmp_path / "child")
+    child, eyes = tensors(tmp_path / "child"), tensors(folders["b"])
+    assert child.keys() == eyes.keys()
+    assert all(torch.equal(child[name], eyes[name]) for name in eyes if "vision_tower" in name or "projector" in name)
+
+
 def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
     folders = {
         "base": language_model(tmp_path, "llava", "base", tie_word_embeddings=True),
