@@ -26,12 +26,16 @@ class Settings(Plain):
     """How to search.
 
     evaluations: the budget. population: candidates per generation, by default 4 + floor(3 ln D). sigma: the first
-    spread, in units of each gene's range.
+    spread, in units of each gene's range. separable: whether CMA-ES learns a variance per gene and no covariances, which takes
+    memory and time of D and not of D²; for more than 500 genes when absent. restarts: how often CMA-ES may begin anew, from a
+    point drawn at random, once it has converged.
     """
 
     evaluations: int = Field(default=200, ge=1)
     population: int | None = Field(default=None, ge=2)
     sigma: float = Field(default=1 / 6, gt=0, le=1)
+    separable: bool | None = None
+    restarts: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)

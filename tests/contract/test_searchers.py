@@ -1,12 +1,14 @@
 """What every searcher keeps: iterates over SEARCHERS."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from evomm.genome.space import Vector
 from evomm.search.base import Problem, Searcher, Settings
+from evomm.search.cma import CMASearcher
 from evomm.search.table import SEARCHERS
 
 EVERY = pytest.mark.parametrize("method", SEARCHERS)
@@ -129,6 +131,43 @@ def test_cma_likes_the_middle_of_what_it_found() -> None:
     searcher = make("cma")
     search(searcher, sphere)
     assert sphere(searcher.favourites()[0]) > -1e-2
+
+
+def axes(vector: Vector) -> float:
+    """Highest, 0, at 0.4 everywhere; genes count very differently."""
+    return -float((10 ** np.linspace(0, 4, len(vector)) * (vector - 0.4) ** 2).sum())
+
+
+def cma(count: int, **settings: Any) -> CMASearcher:
+    """A CMA-ES over so many genes."""
+    problem = Problem(np.full(count, 0.5), tuple(range(count)))
+    return CMASearcher(problem, Settings(evaluations=BUDGET, population=16, **settings), seed=0)
+
+
+def test_separable_cma_learns_genes_one_by_one_sooner() -> None:
+    best = {kind: max(map(axes, search(cma(40, separable=kind), axes, 3200))) for kind in (False, True)}
+    assert best[True] > best[False] / 10
+
+
+def test_many_genes_are_searched_separably() -> None:
+    """4,288 genes, as the published search for paths has; a covariance of all pairs would take 147 MB."""
+    many, alike = cma(4288), cma(4288, separable=True)
+    assert identical(search(many, sphere, 48), search(alike, sphere, 48))
+    assert identical(search(cma(40), sphere, 480), search(cma(40, separable=False), sphere, 480))
+
+
+def two_hills(vector: Vector) -> float:
+    """A hill near the start, and a higher one far away."""
+    return float(np.exp(-60 * ((vector - 0.45) ** 2).sum()) + 2 * np.exp(-60 * ((vector - 0.9) ** 2).sum()))
+
+
+def test_restarts_leave_a_hill_that_has_been_climbed() -> None:
+    alone, again = cma(2, sigma=0.05), cma(2, sigma=0.05, restarts=9)
+    assert max(map(two_hills, search(alone, two_hills, 8000))) < 1.5
+    first = search(again, two_hills, 8000)
+    assert max(map(two_hills, first)) > 1.9
+    assert two_hills(again.favourites()[0]) > 1.9
+    assert identical(first, search(cma(2, sigma=0.05, restarts=9), two_hills, 8000))
 
 
 def test_random_search_begins_at_the_start_and_ties_every_other_vector() -> None:
