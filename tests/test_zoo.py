@@ -105,33 +105,32 @@ def test_no_parent_can_do_it_alone_and_both_together_can(score: Scorer) -> None:
     assert both.mean > 0.4
 
 
-def test_a_child_of_the_image_models_draws_what_no_parent_draws() -> None:
-    """Task vectors at 1, with the Japanese parent's encoder, beside each parent asked through its own files."""
+Scored = tuple[Score, dict[str, Score], Score]
+
+
+def scored(demo: str, *overrides: str) -> Scored:
+    """On the search split of a demo: task vectors at 1, each parent alone in the child's body, and the uniform merge."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    config = EvolveConfig.load(resource("configs", "demo-sdxl.yaml"), ["limits.search=24"])
+    config = EvolveConfig.load(resource("configs", f"{demo}.yaml"), list(overrides))
     setup = prepare(config, resource("configs"))
     evaluator = Evaluator(setup)
     both = evaluator.score(setup.codec.decode(setup.codec.space.start), "search")[0]
     alone = {label: evaluator.score(setup.parent(label), "search")[0] for label in config.models}
     uniform = evaluator.score(setup.uniform(), "search")[0]
     torch.set_num_threads(threads)
+    return both, alone, uniform
+
+
+def test_a_child_of_the_image_models_draws_what_no_parent_draws() -> None:
+    both, alone, uniform = scored("demo-sdxl", "limits.search=24")
     assert both.mean > 1.2 * max(score.mean for score in [*alone.values(), uniform])
     assert max(alone, key=lambda label: alone[label].mean) == "ja"
     assert alone["style"].part("retrieved").score < 0.3
 
 
 def test_a_child_of_the_seeing_models_answers_in_japanese_what_no_parent_does() -> None:
-    """Task vectors at 1, beside each parent's decoder in the body that sees."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    config = EvolveConfig.load(resource("configs", "demo-vlm.yaml"), ["limits.search=96"])
-    setup = prepare(config, resource("configs"))
-    evaluator = Evaluator(setup)
-    both = evaluator.score(setup.codec.decode(setup.codec.space.start), "search")[0]
-    alone = {label: evaluator.score(setup.parent(label), "search")[0] for label in config.models}
-    uniform = evaluator.score(setup.uniform(), "search")[0]
-    torch.set_num_threads(threads)
+    both, alone, uniform = scored("demo-vlm", "limits.search=96")
     assert both.part("language").score > 0.9
     assert both.mean > uniform.mean + 0.05
     assert all(score.mean < 0.1 for score in alone.values())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from evomm.adapters.generation import PICTURE, Shown, TextGeneration
 from evomm.adapters.llava import LlavaAdapter
@@ -188,132 +188,6 @@ def test_what_sees_can_be_mixed_too(tmp_path: Path) -> None:
     assert child.keys() == ours.keys()
     for name, shared in shared_names(ours).items():
         torch.testing.assert_close(child[name], (ours[name] + theirs[shared]) / 2)
-
-
-# One line each of other classes of the shape "what sees + projector + decoder": tiny configs, and the decoder inside.
-def other_classes() -> dict[str, tuple[Any, Any]]:
-    """Config of the model that sees, and of the language model that its decoder should be."""
-    from transformers import (
-        Gemma3Config,
-        Gemma3TextConfig,
-        Idefics3Config,
-        InternVLConfig,
-        InternVLVisionConfig,
-        LlamaConfig,
-        LlavaOnevisionConfig,
-        Mistral3Config,
-        MistralConfig,
-        PixtralVisionConfig,
-        Qwen2_5_VLConfig,
-        Qwen2Config,
-        Qwen2VLConfig,
-        SiglipVisionConfig,
-    )
-
-    size: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 128,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    eye: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-    qwen_eye = {"depth": 2, "num_heads": 2, "patch_size": 4}
-    return {
-        "llava_onevision": (
-            LlavaOnevisionConfig(
-                vision_config=SiglipVisionConfig(**eye, image_size=32, patch_size=16).to_dict(),
-                text_config=Qwen2Config(**size).to_dict(),
-                image_token_index=100,
-                video_token_index=101,
-            ),
-            Qwen2Config(**size),
-        ),
-        "internvl": (
-            InternVLConfig(
-                vision_config=InternVLVisionConfig(**eye, image_size=[32, 32], patch_size=[16, 16]).to_dict(),
-                text_config=Qwen2Config(**size).to_dict(),
-                image_token_id=100,
-                tie_word_embeddings=False,
-            ),
-            Qwen2Config(**size),
-        ),
-        "idefics3": (
-            Idefics3Config(
-                vision_config={**eye, "image_size": 32, "patch_size": 16},
-                text_config=LlamaConfig(**size).to_dict(),
-                image_token_id=100,
-            ),
-            LlamaConfig(**size),
-        ),
-        "mistral3": (
-            Mistral3Config(
-                vision_config=PixtralVisionConfig(**eye, image_size=32, patch_size=16, head_dim=8).to_dict(),
-                text_config=MistralConfig(**size).to_dict(),
-                image_token_index=100,
-                tie_word_embeddings=False,
-            ),
-            MistralConfig(**size),
-        ),
-        "gemma3": (
-            Gemma3Config(
-                vision_config=SiglipVisionConfig(**eye, image_size=32, patch_size=16, vision_use_head=False).to_dict(),
-                text_config=Gemma3TextConfig(**size, head_dim=8).to_dict(),
-                mm_tokens_per_image=4,
-                image_token_index=100,
-            ),
-            Gemma3TextConfig(**size, head_dim=8),
-        ),
-        "qwen2_vl": (
-            Qwen2VLConfig(
-                vision_config={**qwen_eye, "embed_dim": 16, "hidden_size": 32},
-                text_config={**size, "rope_parameters": rope},
-                image_token_id=100,
-            ),
-            Qwen2Config(**size),
-        ),
-        "qwen2_5_vl": (
-            Qwen2_5_VLConfig(
-                vision_config={**qwen_eye, "hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32},
-                text_config={**size, "rope_parameters": rope},
-                image_token_id=100,
-            ),
-            Qwen2Config(**size),
-        ),
-    }
-
-
-OTHERS = list(other_classes())
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_models_that_see_share_their_decoder(name: str, tmp_path: Path) -> None:
-    """Tried: each of these classes with random weights, merged with the plain language model its decoder comes from."""
-    seeing, plain = other_classes()[name]
-    AutoModelForImageTextToText.from_config(seeing).save_pretrained(tmp_path / "vlm")
-    for label in ("base", "ja"):
-        AutoModelForCausalLM.from_config(plain).save_pretrained(tmp_path / label)
-    (tmp_path / "vlm" / "preprocessor_config.json").write_text("{}")
-    (tmp_path / "vlm" / "tokenizer_config.json").write_text("{}")
-    folders = {label: tmp_path / label for label in ("base", "vlm", "ja")}
-    adapter, models = opened(folders)
-    plan = recipe(folders, adapter, models, "task_arithmetic")
-    aligned, _ = adapter.aligned(plan, models)
-    adapter.check(aligned, "base", whole=plan.components)
-    adapter.save(plan, aligned, tmp_path / "child")
-    child, told = AutoModelForImageTextToText.from_pretrained(tmp_path / "child", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
-    before = AutoModelForImageTextToText.from_pretrained(tmp_path / "vlm").state_dict()
-    same = {key: torch.equal(value, before[key]) for key, value in child.state_dict().items()}
-    sees = [key for key in same if not any(part in key for part in ("language_model", "text_model", "lm_head"))]
-    assert len(sees) > 10
-    assert all(same[key] for key in sees)
-    assert not any(value for key, value in same.items() if "q_proj.weight" in key and key not in sees)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
