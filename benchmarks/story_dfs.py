@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.story import Document, evolve, table
 from evomm.genome.dataflow import Step, steps_of
-from evomm.run.export import candidate_recipe
+from evomm.merge.recipe import Recipe
 
 STORIES = {
     "demo-dfs": {
@@ -60,7 +60,7 @@ def told(name: str, documents: Mapping[int, Document]) -> str:
 
 def path(document: Document) -> str:
     """The child's path in words."""
-    steps = steps_of(candidate_recipe(Path(document["run"]), "child"))
+    steps = steps_of(Recipe.from_yaml((Path(document["run"]) / "recipe.yaml").read_text(encoding="utf-8")))
     return " → ".join(f"{step.label}.{step.layer}{_scaled(step)}" for step in steps)
 
 

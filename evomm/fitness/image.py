@@ -89,6 +89,11 @@ class ImageTask(Task):
         """Whether `reference` must be called before `score`."""
         return any(guard.kind == "parents" for guard in self.spec.guards)
 
+    @property
+    def separable(self) -> bool:
+        """Not where a guard compares with the pictures of other prompts."""
+        return all(guard.kind != "diversity" for guard in self.spec.guards)
+
     def prompts(self, examples: Sequence[Example]) -> list[str]:
         """``samples`` per example, one example after the other."""
         return [self._prompt(example) for example in examples for _ in range(self.spec.samples)]

@@ -40,6 +40,11 @@ class Score(Plain):
         """The mean with its 95% interval."""
         return interval(self.values)
 
+    def joined(self, more: "Score") -> "Score":
+        """This score and that of further examples; columns that both have."""
+        parts = {name: (*column, *more.parts[name]) for name, column in self.parts.items() if name in more.parts}
+        return Score(values=(*self.values, *more.values), parts=parts)
+
     def part(self, name: str) -> Interval:
         """Mean and interval of a column."""
         return interval(self.parts[name])

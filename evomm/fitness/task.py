@@ -83,6 +83,11 @@ class Task(ABC):
         """
 
     @property
+    def separable(self) -> bool:
+        """Whether an example's value is its own, whichever others are scored with it, as races need it."""
+        return True
+
+    @property
     def wants_parents(self) -> bool:
         """Whether `score` compares with what the parents answered, so that `reference` must be called first."""
         return False

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from evomm.adapters.table import ADAPTERS
 from evomm.errors import UsageError, nearest
+from evomm.fitness.racing import Racing
 from evomm.genome.blocks import Grouping
 from evomm.genome.dataflow import METHOD, Flow
 from evomm.genome.space import GeneRule
@@ -58,6 +59,7 @@ class EvolveConfig(Plain):
     parents: label -> model (zoo name, folder, file or hub id), or a LoRA and what it is put on; the weight of a LoRA's task
     vector is its scale. base: the common ancestor, for methods on task vectors. components: part of the model -> label of the
     parent that it is taken from whole, or "mixed". generation: how candidates are asked, where the task's way is not meant.
+    racing: how generations race (see fitness/racing.py); every candidate answers every example when absent.
     fixed: method parameters that are not searched. genes: those that are. flow: instead of genes, a search for a path through the
     parents' layers (see genome/dataflow.py), which begins as the first parent. baseline: a searcher that gets the same
     budget, or several, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
@@ -78,6 +80,7 @@ class EvolveConfig(Plain):
     fixed: Mapping[str, Value] = Field(default_factory=dict)
     grouping: Grouping = Grouping()
     search: SearchConfig = SearchConfig()
+    racing: Racing | None = None
     baseline: str | tuple[str, ...] | None = "random"
     limits: Limits = Limits()
     finalists: int = Field(default=4, ge=1)

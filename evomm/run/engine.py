@@ -20,6 +20,7 @@ from evomm.merge.recipe import Recipe
 from evomm.run.config import EvolveConfig
 from evomm.run.evaluate import Evaluator
 from evomm.run.outcome import Outcome, winner
+from evomm.run.race import race
 from evomm.run.setup import Setup, prepare
 from evomm.run.store import Final, Store, Trial
 from evomm.search.base import Problem, Searcher
@@ -145,17 +146,26 @@ def _search(
     answered: recipe -> the trial that scored it, of all searches so far; vectors that mean the same are not scored twice.
     """
     known = {trial.number: trial for trial in store.trials(name)}
+    racing, lengths = setup.config.racing, list[int]()
     generations = setup.config.search.evaluations // searcher.population
     watch.stage(f"search ({name})", generations * searcher.population)
     trials: list[Trial] = []
     highest = float("-inf")
     for generation in range(generations):
         vectors = searcher.ask()
+        first = generation * searcher.population
+        raced: list[Trial] = []
+        if racing is not None and any(first + i not in known for i in range(len(vectors))):
+            limit = racing.limit(lengths, len(evaluator.examples("search")))
+            raced = race(setup, evaluator, racing, name, first, vectors, limit)
         for i, vector in enumerate(vectors):
-            number = generation * searcher.population + i
+            number = first + i
             trial = known.get(number)
             meant = setup.codec.decode(vector).model_dump_json()
-            if trial is None and meant in answered:
+            if trial is None and raced:
+                trial = raced[i]
+                store.append(trial)
+            elif trial is None and meant in answered:
                 again = {"search": name, "number": number, "vector": tuple(map(float, vector)), "seconds": 0.0}
                 trial = answered[meant].model_copy(update=again)
                 store.append(trial)
@@ -169,11 +179,13 @@ def _search(
                     f"{store.folder}: trial {trial.id} was asked with another vector than now, so the run cannot go on "
                     f"exactly; {_changed(store)}"
                 )
-            answered.setdefault(meant, trial)
+            if trial.level is None:
+                answered.setdefault(meant, trial)
             trials.append(trial)
             highest = max(highest, trial.fitness)
             watch.step(trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}", trial.fitness)
         latest = trials[-searcher.population :]
+        lengths.append(max((len(trial.score.values) for trial in latest if trial.score), default=0))
         if generation == 0 and all(trial.failure for trial in latest):
             raise EvaluationError(f"every candidate of the first generation failed; the first: {latest[0].failure}")
         searcher.tell(vectors, [trial.fitness for trial in latest])

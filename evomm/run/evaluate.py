@@ -29,17 +29,18 @@ class Evaluator:
         self._compared: set[Split] = set()  # splits for which the task knows the parents' answers
         self._loaded: tuple[LoadedModel, Live] | None = None
 
-    def score(self, recipe: Recipe, split: Split) -> tuple[Score, Sequence[Any]]:
-        """Scores per example, and the answers.
+    def score(self, recipe: Recipe, split: Split, chosen: Sequence[int] | None = None) -> tuple[Score, Sequence[Any]]:
+        """Scores per example, and the answers; ``chosen``: places of the examples that count, all when absent.
 
         Raises EvaluationError when the candidate cannot be scored (out of memory, NaN); other errors are the run's.
         """
         setup = self._setup
-        examples = self.examples(split)
+        everything = self.examples(split)
+        examples = everything if chosen is None else [everything[place] for place in chosen]
         if setup.task.wants_parents and split not in self._compared:
             self._compared.add(split)
             parents = [setup.parent(label) for label in setup.config.parents]
-            setup.task.reference(examples, {recipe.carrier: self._ask(recipe, examples) for recipe in parents})
+            setup.task.reference(everything, {recipe.carrier: self._ask(recipe, everything) for recipe in parents})
         try:
             answers = self._ask(recipe, examples)
             return setup.task.score(examples, answers), answers

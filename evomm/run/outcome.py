@@ -16,7 +16,8 @@ from evomm.run.store import Final, Store
 class Outcome:
     """A finished run.
 
-    test: role -> score on the test split; roles are ``child``, the baselines' names, ``uniform``, and the parents' labels.
+    answers: to examples, that the searches paid for. test: role -> score on the test split; roles are ``child``, the baselines'
+    names, ``uniform``, and the parents' labels.
     subjects: role -> what it is in the store. recipe: the child's.
     block_weights: label -> the child's weights as the string that users of block weights paste, where there is one.
     """
@@ -24,6 +25,7 @@ class Outcome:
     folder: Path
     seconds: float
     evaluations: int
+    answers: int
     test: Mapping[str, Score]
     subjects: Mapping[str, str]
     recipe: Recipe
@@ -37,11 +39,13 @@ class Outcome:
         if any(subject not in finals for subject in subjects.values()):
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
         searches = [setup.config.search.method, *setup.config.baselines]
+        trials = [trial for name in searches for trial in store.trials(name)]
         recipe = Recipe.from_yaml(finals[subjects["child"]].recipe)
         return cls(
             folder=store.folder,
             seconds=seconds,
-            evaluations=sum(len(store.trials(name)) for name in searches),
+            evaluations=len(trials),
+            answers=sum(len(trial.score.values) for trial in trials if trial.score and trial.seconds > 0),
             test={role: finals[subject].score for role, subject in subjects.items()},
             subjects=subjects,
             recipe=recipe,
@@ -58,6 +62,7 @@ class Outcome:
             "run": str(self.folder),
             "seconds": round(self.seconds, 3),
             "evaluations": self.evaluations,
+            "answers": self.answers,
             "test": {role: score.interval.model_dump() for role, score in self.test.items()},
             "parts": {role: {name: score.part(name).model_dump() for name in score.parts} for role, score in self.test.items()},
             "leads": {role: self.against(role).model_dump() for role in self.test if role != "child"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
 from evomm.checkpoints.locate import locate
-from evomm.errors import DamagedFile
+from evomm.errors import DamagedFile, UsageError
 from evomm.fitness.examples import SPLITS
 from evomm.fitness.table import load_task
 from evomm.fitness.task import Task
@@ -90,6 +90,11 @@ def prepare(
     for split in SPLITS:
         task.examples(split, getattr(config.limits, split))  # an empty or broken task is told now, and not after the search
     task.options(config.batch, config.generation)
+    if config.racing is not None and not task.separable:
+        raise UsageError(
+            f"racing: task '{config.task}' compares the answers to different prompts (a guard on diversity), so no example has a "
+            "score of its own; leave out `racing`, or the guard"
+        )
     adapter = ADAPTERS[config.adapter]()
     parents = {label: open_parent(adapter, source, lambda name: locate(name, beside)) for label, source in config.models.items()}
     models = {label: parent.model for label, parent in parents.items()}

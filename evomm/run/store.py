@@ -23,7 +23,7 @@ _SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE trials (
     search TEXT NOT NULL, number INTEGER NOT NULL, vector TEXT NOT NULL, score TEXT, failure TEXT, seconds REAL NOT NULL,
-    mean REAL, PRIMARY KEY (search, number)
+    level REAL, PRIMARY KEY (search, number)
 ) STRICT;
 CREATE TABLE finals (
     subject TEXT NOT NULL, split TEXT NOT NULL, recipe TEXT NOT NULL, score TEXT NOT NULL, answers TEXT NOT NULL,
@@ -36,7 +36,8 @@ class Trial(Plain):
     """One evaluated candidate.
 
     search: which search asked for it. number: its place in that search. vector: (D,) in the unit cube. score: absent
-    when the evaluation failed, and then failure says why.
+    when the evaluation failed, and then failure says why; in a race, of the examples that it answered. level: in a race, what
+    its score would be beside the others of its generation (see `racing.levelled`).
     """
 
     search: str
@@ -45,6 +46,7 @@ class Trial(Plain):
     score: Score | None
     failure: str | None
     seconds: float
+    level: float | None = None
 
     @property
     def id(self) -> str:
@@ -53,8 +55,10 @@ class Trial(Plain):
 
     @property
     def fitness(self) -> float:
-        """The mean score; minus infinity for a failure."""
-        return self.score.mean if self.score else float("-inf")
+        """The mean score, or the level of a race; minus infinity for a failure."""
+        if self.score is None:
+            return float("-inf")
+        return self.score.mean if self.level is None else self.level
 
 
 class Final(Plain):
@@ -150,15 +154,14 @@ class Store:
     def append(self, trial: Trial) -> None:
         """Commit one trial; its place must be free."""
         score = trial.score.model_dump_json() if trial.score else None
-        mean = trial.score.mean if trial.score else None
         vector = json.dumps(trial.vector)
-        row = (trial.search, trial.number, vector, score, trial.failure, trial.seconds, mean)
+        row = (trial.search, trial.number, vector, score, trial.failure, trial.seconds, trial.level)
         self._commit("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def trials(self, search: str) -> list[Trial]:
         """All trials of a search, in order."""
         rows = self._query(
-            "SELECT search, number, vector, score, failure, seconds FROM trials WHERE search = ? ORDER BY number",
+            "SELECT search, number, vector, score, failure, seconds, level FROM trials WHERE search = ? ORDER BY number",
             (search,),
         )
         return [
@@ -169,6 +172,7 @@ class Store:
                 score=Score.model_validate_json(row[3]) if row[3] else None,
                 failure=row[4],
                 seconds=row[5],
+                level=row[6],
             )
             for row in rows
         ]
