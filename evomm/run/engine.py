@@ -190,12 +190,19 @@ def _search(
             raise EvaluationError(f"every candidate of the first generation failed; the first: {latest[0].failure}")
         searcher.tell(vectors, [trial.fitness for trial in latest])
     favourites = {f"{name}/favourite-{i}": setup.codec.decode(v) for i, v in enumerate(searcher.favourites())}
-    best = sorted((t for t in trials if t.score), key=lambda t: (-t.fitness, t.number))
+    best = sorted((t for t in trials if t.score), key=lambda t: (-_promise(t), t.number))
     different: dict[str, tuple[str, Recipe]] = {}
     for trial in best:
         recipe = setup.codec.decode(np.array(trial.vector))
         different.setdefault(recipe.model_dump_json(), (trial.id, recipe))
     return {**dict([*different.values()][: max(1, setup.config.finalists - len(favourites))]), **favourites}
+
+
+def _promise(trial: Trial) -> float:
+    """What a finalist is chosen by: the fitness, less the uncertainty of one that few answers told in a race."""
+    if trial.level is None or trial.score is None:
+        return trial.fitness
+    return trial.level - (trial.score.mean - trial.score.interval.low)
 
 
 def _changed(store: Store) -> str:

@@ -63,7 +63,7 @@ def test_missing_folder(evomm: Evomm, world: Path) -> None:
 
 def test_missing_recipe_and_config(evomm: Evomm, tmp_path: Path) -> None:
     refused(evomm("merge", tmp_path / "no.yaml", "-o", tmp_path / "out"), 4, "no such file")
-    refused(evomm("evolve", "demo-lm", "-o", tmp_path / "run"), 4, "did you mean 'demo-llm'?")
+    refused(evomm("evolve", "demo-llmm", "-o", tmp_path / "run"), 4, "did you mean 'demo-llm'?")
     assert list(tmp_path.iterdir()) == []
 
 
