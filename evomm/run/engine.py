@@ -189,6 +189,11 @@ def _search(
         if generation == 0 and all(trial.failure for trial in latest):
             raise EvaluationError(f"every candidate of the first generation failed; the first: {latest[0].failure}")
         searcher.tell(vectors, [trial.fitness for trial in latest])
+    return _finalists(setup, searcher, name, trials)
+
+
+def _finalists(setup: Setup, searcher: Searcher, name: str, trials: Sequence[Trial]) -> dict[str, Recipe]:
+    """The best different recipes of a search, best first, and its favourites, by subject."""
     favourites = {f"{name}/favourite-{i}": setup.codec.decode(v) for i, v in enumerate(searcher.favourites())}
     best = sorted((t for t in trials if t.score), key=lambda t: (-_promise(t), t.number))
     different: dict[str, tuple[str, Recipe]] = {}
