@@ -83,6 +83,7 @@ LATE = {
     "evomm.adapters.sdxl": {"evomm.adapters.sdxl_model"},
     "evomm.fitness.clip": {"evomm.fitness.clip_models"},
     "evomm.fitness.examples": {"evomm.fitness.parquet"},
+    "evomm.search.nsga2": {"evomm.search.nsga2_pymoo"},
     "evomm.checkpoints.lora_names": {"diffusers.loaders.lora_conversion_utils", "diffusers.utils.state_dict_utils"},
     "evomm.checkpoints.locate": {"huggingface_hub", "huggingface_hub.errors"},
     "evomm.checkpoints.converters": {"diffusers.loaders.single_file_utils"},

@@ -47,6 +47,19 @@ def make_fake(folder: Path) -> Path:
     return config
 
 
+def make_torn(folder: Path) -> Path:
+    """A world as `make_fake` makes it, with a second task, ``modest.yaml``, that wants nine tenths of what ``high`` knows.
+
+    So a weight of 1 for ``high`` does the first task, 0.9 the second, and between them each in part.
+    """
+    config = make_fake(folder)
+    rows = [json.loads(line) for line in (folder / "task.jsonl").read_text().splitlines()]
+    modest = [{**row, "answer": round(0.9 * row["answer"])} for row in rows if int(row["question"]) >= QUESTIONS // 2]
+    (folder / "modest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in modest))
+    (folder / "modest.yaml").write_text((folder / "task.yaml").read_text().replace("task.jsonl", "modest.jsonl"))
+    return config
+
+
 def fake_model(folder: Path, total: torch.Tensor) -> Path:
     """A checkpoint of the fake adapter whose layers add up to ``total``."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """``evomm evolve``: a config, of one stage or several, becomes a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,11 +54,11 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
     parts = list(document["parts"]["child"])
     from rich.table import Table
 
-    from evomm.run.engine import PICTURES
+    from evomm.run.looks import PICTURES
 
     table = Table(title=f"Test: {document['test']['child']['n']} examples never searched on, % (95% interval)")
     table.add_column("model")
-    for column in ("score", *parts, "child's lead"):
+    for column in ("score", *parts, *outcome.objectives, "child's lead"):
         table.add_column(column, justify="right")
     for role, interval in document["test"].items():
         lead = outcome.against(role)
@@ -66,10 +66,17 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
             _called(role, outcome),
             percent(interval),
             *(f"{100 * document['parts'][role][part]['score']:.1f}" for part in parts),
+            *(percent(roles[role]) for roles in document["objectives"].values()),
             "" if role == "child" else f"{100 * lead.score:+.1f} ({100 * lead.low:+.1f} to {100 * lead.high:+.1f})",
             style="bold green" if role == "child" else None,
         )
     out.print(table)
+    _show_front(document)
+    for kept in document["constraints"]:
+        told = "keeps" if kept["met"] else "MISSES"
+        out.print(
+            f"The child {told} {kept['name']} >= {100 * kept['floor']:.1f}: it has {percent(kept['child'])} on the test split."
+        )
     out.print(f"{outcome.evaluations} evaluations, {outcome.seconds:.0f} s. Recipe: {outcome.folder / 'recipe.yaml'}")
     if (outcome.folder / PICTURES).exists():
         out.print(f"Pictures of every improvement, and of all that was tested: {outcome.folder / PICTURES}")
@@ -77,10 +84,27 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
     out.print(f"Get the model: evomm export {outcome.folder} -o MODEL")
 
 
+def _show_front(document: dict[str, Any]) -> None:
+    """The points that no other one beats, of which the child is one; nothing for a run with one goal."""
+    from rich.table import Table
+
+    front = document["front"]
+    if not front:
+        return
+    table = Table(title="Front on the validation split, % (95% interval); `evomm export RUN --candidate NAME` writes any of them")
+    for column in ("candidate", *next(iter(front.values()))):
+        table.add_column(column)
+    for candidate, goals in front.items():
+        style = "bold green" if candidate == document["child"] else None
+        table.add_row(candidate, *map(percent, goals.values()), style=style)
+    out.print(table)
+
+
 def _called(role: str, outcome: "Outcome") -> str:
     names = {
         "child": f"child ({outcome.subjects['child']})",
         "random": "best of random search, same budget",
+        **{name: f"best of {name}, same budget" for name in ("cma", "genetic", "m2n2", "nsga2")},
         "grid": "best of a plain grid, same budget",
         "uniform": "uniform merge",
         "base": "base",

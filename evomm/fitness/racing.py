@@ -1,9 +1,10 @@
 """Racing: which candidates of a generation are among its best, from as few examples as that takes.
 
-All candidates answer the same examples in the same order, block by block. After each block every pair is compared on the examples
-that both have answered; a candidate that enough others beat is out, one that beats enough others is in, and both stop. That is a
-race as Heidrich-Meisner and Igel use it in CMA-ES (ICML 2009), with paired differences in place of their Hoeffding and Bernstein
-bounds: candidates of one generation agree on most examples, so differences vary much less than scores.
+All candidates of a generation answer the same examples in the same order, block by block; each generation has an order of its
+own, so that the search as a whole sees them all. After each block every pair is compared on the examples that both have
+answered; a candidate that enough others beat is out, one that beats enough others is in, and both stop. That is a race as
+Heidrich-Meisner and Igel use it in CMA-ES (ICML 2009), with paired differences in place of their Hoeffding and Bernstein bounds:
+candidates of one generation agree on most examples, so differences vary much less than scores.
 
     j beats i:  mean(d) - z sd(d) / sqrt(n) > 0,  d = scores of j - scores of i on the n examples that both answered,
 
@@ -16,15 +17,18 @@ anew.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from evomm.plain import Plain
 
 Verdict = Literal["in", "out", "open"]
+_SETTLED = 1e-6  # of a score: abilities that move less are found
+_ROUNDS = 1000  # of their fit, at most
 _GROWTH = 1.5  # of the limit after a race that it ended; it shrinks as much after one that was decided before
 
 
@@ -90,6 +94,27 @@ def levelled(values: Sequence[Sequence[float]]) -> list[float]:
     reference = [fmean(column) for column in zip(*runners, strict=True)]
     level = fmean(reference)
     return [level + fmean(mine - ref for mine, ref in zip(row, reference, strict=False)) for row in values]
+
+
+def abilities(answers: Sequence[Mapping[int, float]]) -> list[float]:
+    """What each candidate would score on all examples, less one standard error, from different examples for each.
+
+    Least squares of score(i, e) = ability(i) + ease(e), so that who got easy examples is not the better for it.
+
+    Args:
+        answers: per candidate, example -> score; none may be empty.
+    """
+    asked = sorted({example for row in answers for example in row})
+    values = np.array([[row.get(example, np.nan) for example in asked] for row in answers])  # (candidates, examples)
+    ability = np.nanmean(values, 1)
+    for _ in range(_ROUNDS):
+        ease = np.nanmean(values - ability[:, None], 0)
+        ability, before = np.nanmean(values - ease, 1), ability
+        if np.abs(ability - before).max() < _SETTLED:
+            break
+    errors = np.nanstd(values - ability[:, None] - ease, 1) / np.sqrt((~np.isnan(values)).sum(1))
+    found: list[float] = (ability + ease.mean() - errors).tolist()
+    return found
 
 
 def _beats(ours: Sequence[float], theirs: Sequence[float], z: float) -> bool:

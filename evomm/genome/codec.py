@@ -1,4 +1,4 @@
-"""Vector <-> recipe.
+"""Vector -> recipe.
 
 A genome decodes to a recipe: the template (method, parents, fixed parameters) with one block per group of tensors, and
 in each block the values of its genes.
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from evomm.genome.space import Space, Vector
 from evomm.merge.recipe import Block, Recipe, Value
+from evomm.merge.table import parameters
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Decodes vectors of a space into recipes, and encodes them back.
+    """Decodes vectors of a space into recipes.
 
     template: a recipe whose parameters hold where no gene says otherwise. blocks: of the model, from `blocks.group`.
     """
@@ -25,8 +26,11 @@ class Codec:
     def decode(self, vector: Vector) -> Recipe:
         """(D,) in the unit cube -> the recipe that it means."""
         values = self.space.values(vector)
+        methods = {gene.block: gene.chosen(values[gene.name]) for gene in self.space.genes if gene.choices}
         per_block: dict[str, dict[str, Value]] = {block.name: {} for block in self.blocks}
         for gene in self.space.genes:
+            if gene.choices or gene.parameter not in parameters(methods.get(gene.block, self.template.method)):
+                continue  # where a block's method has no use for a gene, it waits
             target = per_block[gene.block]
             if gene.parent is None:
                 target[gene.parameter] = values[gene.name]
@@ -34,17 +38,11 @@ class Codec:
                 inner = target.setdefault(gene.parameter, self._inherited(gene.parameter))
                 assert isinstance(inner, dict)
                 inner[gene.parent] = values[gene.name]
-        blocks = tuple(Block(name=block.name, tensors=block.tensors, parameters=per_block[block.name]) for block in self.blocks)
+        blocks = tuple(
+            Block(name=block.name, tensors=block.tensors, parameters=per_block[block.name], method=methods.get(block.name))
+            for block in self.blocks
+        )
         return self.template.model_copy(update={"blocks": blocks})
-
-    def encode(self, recipe: Recipe) -> Vector:
-        """The (D,) vector of a recipe that `decode` made."""
-        found = {block.name: block.parameters for block in recipe.blocks}
-        values = {}
-        for gene in self.space.genes:
-            value = found[gene.block][gene.parameter]
-            values[gene.name] = value[gene.parent] if isinstance(value, Mapping) and gene.parent else value
-        return self.space.vector({name: float(value) for name, value in values.items()})  # type: ignore[arg-type]
 
     def _inherited(self, parameter: str) -> dict[str, float]:
         """What parents without a gene of their own have: the template's value."""

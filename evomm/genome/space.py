@@ -5,24 +5,29 @@ A searcher sees vectors in the unit cube; `Space` maps them to what the genes me
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
 from evomm.errors import UsageError, nearest
-from evomm.merge.recipe import Block
+from evomm.merge.method import Parameter
+from evomm.merge.recipe import Block, known_method
 from evomm.merge.table import parameters
 from evomm.plain import Plain
 
 Vector = NDArray[np.float64]
 
 
+METHOD = "method"  # the parameter that chooses a block's merge method
+
+
 class GeneRule(Plain):
     """Which parameter is searched, where, and in which bounds.
 
-    parents and blocks narrow the rule to some; the last rule that names a gene sets its bounds.
+    parents and blocks narrow the rule to some; the last rule that names a gene sets its bounds. choices: instead of bounds, of
+    the parameter "method": the merge methods that a block chooses from; it starts with the first.
     """
 
     parameter: str
@@ -31,9 +36,23 @@ class GeneRule(Plain):
     start: float
     parents: tuple[str, ...] | None = None
     blocks: tuple[str, ...] | None = None
+    choices: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen(cls, given: Any) -> Any:
+        """A choice is a number below the number of choices, rounded down."""
+        choices = given.get("choices") if isinstance(given, dict) else None
+        return {"low": 0.0, "high": float(len(choices)), "start": 0.5, **given} if choices else given
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
+        if (self.parameter == METHOD) != bool(self.choices):
+            raise ValueError(f"gene '{self.parameter}': `choices` (two or more merge methods) belong to the parameter '{METHOD}'")
+        if self.choices and (len(self.choices) < 2 or (self.low, self.high) != (0, len(self.choices)) or self.parents):
+            raise ValueError(f"gene '{METHOD}': takes two or more `choices`, and no bounds or parents")
+        for method in self.choices:
+            known_method(method)
         if not self.low < self.high:
             raise ValueError(f"gene '{self.parameter}': low ({self.low:g}) must be below high ({self.high:g})")
         if not self.low <= self.start <= self.high:
@@ -51,6 +70,11 @@ class Gene:
     low: float
     high: float
     start: float
+    choices: tuple[str, ...] = ()
+
+    def chosen(self, value: float) -> str:
+        """Which of its choices a value means."""
+        return self.choices[min(int(value), len(self.choices) - 1)]
 
     @property
     def name(self) -> str:
@@ -80,6 +104,17 @@ class Space:
         kinds = list(dict.fromkeys(gene.tie for gene in self.genes))
         return tuple(kinds.index(gene.tie) for gene in self.genes)
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """(D,) the number of the block that each gene belongs to, in the model's order."""
+        names = list(dict.fromkeys(gene.block for gene in self.genes))
+        return tuple(names.index(gene.block) for gene in self.genes)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """(D,) how many things each gene chooses from, 0 for a number."""
+        return tuple(len(gene.choices) for gene in self.genes)
+
     def values(self, vector: Vector) -> dict[str, float]:
         """(D,) unit cube -> gene name: value."""
         if vector.shape != (len(self.genes),):
@@ -100,35 +135,50 @@ def make_space(blocks: Sequence[Block], labels: Iterable[str], method: str, rule
     Raises UsageError when a rule names a parameter, parent or block that is not there, or bounds that are not allowed.
     """
     labels = tuple(labels)
+    methods = methods_of(method, rules)
     for rule in rules:
-        _check_rule(rule, method, labels, [block.name for block in blocks])
+        _check_rule(rule, methods, labels, [block.name for block in blocks])
     genes: dict[tuple[str, str | None, str], Gene] = {}
     for rule in rules:
-        per_parent = parameters(method)[rule.parameter].kind == "per parent"
-        owners: Sequence[str | None] = (labels if rule.parents is None else rule.parents) if per_parent else (None,)
+        owners: Sequence[str | None] = (None,)
+        if _specs(rule, methods) and _specs(rule, methods)[0].kind == "per parent":
+            owners = labels if rule.parents is None else rule.parents
         for block in (b.name for b in blocks if rule.blocks is None or b.name in rule.blocks):
             for owner in owners:
                 key = (block, owner, rule.parameter)
-                genes[key] = Gene(*key, low=rule.low, high=rule.high, start=rule.start)
+                genes[key] = Gene(*key, low=rule.low, high=rule.high, start=rule.start, choices=rule.choices)
     if not genes:
         raise UsageError("no genes: a search needs at least one, such as {parameter: weight, low: 0, high: 2, start: 1}")
     return Space(tuple(genes.values()))
 
 
-def _check_rule(rule: GeneRule, method: str, labels: Sequence[str], blocks: Sequence[str]) -> None:
-    specs = parameters(method)
-    if rule.parameter not in specs:
-        raise UsageError(f"gene '{rule.parameter}': {method} has no such parameter{nearest(rule.parameter, specs)}")
-    spec = specs[rule.parameter]
-    if spec.kind in {"switch", "count"}:
-        raise UsageError(f"gene '{rule.parameter}': is a {spec.kind} of {method}, and a gene is any number; put it in `fixed`")
-    if not spec.range.low <= rule.low <= rule.high <= spec.range.high:
-        raise UsageError(
-            f"gene '{rule.parameter}': bounds {rule.low:g} to {rule.high:g} leave what {method} allows, "
-            f"{spec.range.low:g} to {spec.range.high:g}"
-        )
-    if rule.parents is not None and spec.kind != "per parent":
-        raise UsageError(f"gene '{rule.parameter}': is one value for all parents, so it takes no `parents`")
+def methods_of(method: str, rules: Sequence[GeneRule]) -> tuple[str, ...]:
+    """All methods that a block may have: the recipe's, and those that rules let it choose from."""
+    return tuple(dict.fromkeys([method, *(choice for rule in rules for choice in rule.choices)]))
+
+
+def _specs(rule: GeneRule, methods: Sequence[str]) -> list[Parameter]:
+    """The parameter that a rule names, of each method that has it."""
+    return [parameters(method)[rule.parameter] for method in methods if rule.parameter in parameters(method)]
+
+
+def _check_rule(rule: GeneRule, methods: Sequence[str], labels: Sequence[str], blocks: Sequence[str]) -> None:
+    specs, told = _specs(rule, methods), " and ".join(methods)
+    if not specs and not rule.choices:
+        known = {name for method in methods for name in parameters(method)}
+        raise UsageError(f"gene '{rule.parameter}': {told} has no such parameter{nearest(rule.parameter, known)}")
+    for spec in specs:
+        if spec.kind in {"switch", "count"}:
+            raise UsageError(f"gene '{rule.parameter}': is a {spec.kind} of {told}, and a gene is any number; put it in `fixed`")
+        if not spec.range.low <= rule.low <= rule.high <= spec.range.high:
+            raise UsageError(
+                f"gene '{rule.parameter}': bounds {rule.low:g} to {rule.high:g} leave what {told} allows, "
+                f"{spec.range.low:g} to {spec.range.high:g}"
+            )
+        if rule.parents is not None and spec.kind != "per parent":
+            raise UsageError(f"gene '{rule.parameter}': is one value for all parents, so it takes no `parents`")
+    if len({spec.kind for spec in specs}) > 1:
+        raise UsageError(f"gene '{rule.parameter}': means something else in each of {told}; search it with one of them")
     for parent in rule.parents or ():
         if parent not in labels:
             raise UsageError(f"gene '{rule.parameter}': '{parent}' is no parent of it{nearest(parent, labels)}")

@@ -101,15 +101,16 @@ def _job(recipe: Recipe, readers: Readers, name: str, sources: Mapping[str, str]
         labels = block.parents
     base = block.base if block is not None and block.base is not None else recipe.base
     values = recipe.values(labels, base)
-    method = METHODS[recipe.method]
+    chosen = recipe.method_of(block)
+    method = METHODS[chosen]
     anchor = base if method.takes_deltas(base) else None
     if base not in sources and (method.needs_base or anchor):
-        raise UsageError(f"'{name}': {recipe.method} needs the base '{base}' in every slice")
+        raise UsageError(f"'{name}': {chosen} needs the base '{base}' in every slice")
     lost = next((label for label in values if label not in sources), None)
     if lost is not None:
         raise UsageError(f"'{name}': block '{block and block.name}' mixes '{lost}', which is not in this slice")
     try:
-        recipe.refuse_count(values, f"'{name}'")
+        recipe.refuse_count(values, f"'{name}'", chosen)
     except ValueError as error:
         raise UsageError(str(error)) from error
     used = {label: sources[label] for label in (*values, *([anchor] if anchor else []))}
@@ -118,7 +119,7 @@ def _job(recipe: Recipe, readers: Readers, name: str, sources: Mapping[str, str]
         raise MisfitError(f"'{name}' is not in '{values[0]}'; merge models of one architecture, size and vocabulary")
     wanted = DTYPE_NAMES[recipe.dtype] if recipe.dtype else first.dtype
     dtype = wanted if first.dtype.is_floating_point else first.dtype
-    return Job(name, TensorInfo(dtype, first.shape), values, anchor, used, recipe.method, recipe.arguments(name, values))
+    return Job(name, TensorInfo(dtype, first.shape), values, anchor, used, chosen, recipe.arguments(name, values))
 
 
 def _taken(recipe: Recipe, readers: Readers, name: str, label: str) -> Job:

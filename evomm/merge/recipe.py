@@ -55,7 +55,8 @@ class Block(Plain):
     """Tensors that share coefficients.
 
     tensors: glob patterns over the child's tensor names (`*` also crosses dots). parameters: override the recipe's.
-    parents: labels of the parents that are mixed here, when not all are. base: overrides the recipe's.
+    parents: labels of the parents that are mixed here, when not all are. base: overrides the recipe's. method: overrides the
+    recipe's, by one that works on the same (task vectors, or weights).
     """
 
     name: str
@@ -63,6 +64,12 @@ class Block(Plain):
     parameters: Mapping[str, Value] = Field(default_factory=dict)
     parents: tuple[str, ...] | None = None
     base: str | None = None
+    method: str | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str | None) -> str | None:
+        return method if method is None else known_method(method)
 
     def matches(self, tensor: str) -> bool:
         """Whether one of the patterns names this tensor."""
@@ -124,9 +131,7 @@ class Recipe(Plain):
     @field_validator("method")
     @classmethod
     def _known_method(cls, method: str) -> str:
-        if method not in METHODS:
-            raise ValueError(f"unknown method '{method}'{nearest(method, METHODS)}")
-        return method
+        return known_method(method)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -143,9 +148,18 @@ class Recipe(Plain):
         if not self.slices:
             self.refuse_count(self.mixed, "the recipe")
         everywhere = not self.slices and all(block.parents is None and block.base is None for block in self.blocks)
-        for values in (self.parameters, *(block.parameters for block in self.blocks)):
-            check_parameters(self.method, values, self.mixed if everywhere else self.parents)
+        self._refuse_other_methods()
+        for method, values in ((None, self.parameters), *((block.method, block.parameters) for block in self.blocks)):
+            check_parameters(method or self.method, values, self.mixed if everywhere else self.parents)
         return self
+
+    def _refuse_other_methods(self) -> None:
+        """A block's own method gets what the recipe's would get."""
+        for block in self.blocks:
+            if block.method is not None:
+                refuse_mixture((self.method, block.method), self.base)
+                if not self.slices:
+                    self.refuse_count(self.values(block.parents or self.parents, self.base), block.name, block.method)
 
     def _named(self) -> Iterator[tuple[str, str]]:
         """(role, label) of every parent that is named somewhere."""
@@ -171,13 +185,14 @@ class Recipe(Plain):
             return others
         return (base, *others) if base is not None and base in labels else others
 
-    def refuse_count(self, values: tuple[str, ...], where: str) -> None:
-        """Raise ValueError unless the method can mix so many."""
-        low, high = METHODS[self.method].parents
+    def refuse_count(self, values: tuple[str, ...], where: str, method: str | None = None) -> None:
+        """Raise ValueError unless the method, the recipe's when absent, can mix so many."""
+        method = method or self.method
+        low, high = METHODS[method].parents
         if not low <= len(values) <= high:
             wanted = f"{low}" if low == high else f"at least {low}"
             told = f"{len(values)}: {', '.join(values)}" if values else "none"
-            raise ValueError(f"{self.method} mixes {wanted} parent(s), {where} has {told}")
+            raise ValueError(f"{method} mixes {wanted} parent(s), {where} has {told}")
 
     @property
     def carrier(self) -> str:
@@ -193,7 +208,11 @@ class Recipe(Plain):
         block = self.block_of(tensor)
         values = {**self.parameters, **(block.parameters if block else {})}
         labels = self.mixed if labels is None else labels
-        return {keyword(name): _argument(spec, values, labels) for name, spec in parameters(self.method).items()}
+        return {keyword(name): _argument(spec, values, labels) for name, spec in parameters(self.method_of(block)).items()}
+
+    def method_of(self, block: Block | None) -> str:
+        """The method that mixes a block, or what no block names."""
+        return self.method if block is None or block.method is None else block.method
 
     def to_yaml(self) -> str:
         """As YAML that `from_yaml` reads back to an equal recipe; floats keep every bit."""
@@ -203,6 +222,21 @@ class Recipe(Plain):
     def from_yaml(cls, text: str, where: str = "recipe") -> Self:
         """Raises UsageError that names the key, and the nearest known one when it is misspelt."""
         return parse(cls, load_yaml(text, where), where)
+
+
+def known_method(method: str) -> str:
+    """The name itself; ValueError with the nearest one when there is no such method."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}'{nearest(method, METHODS)}")
+    return method
+
+
+def refuse_mixture(methods: Iterable[str], base: str | None) -> None:
+    """Raise ValueError unless all methods of a recipe get the same: task vectors, or weights."""
+    kinds = {method: METHODS[method].takes_deltas(base) for method in methods}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{method} on {'task vectors' if deltas else 'weights'}" for method, deltas in kinds.items())
+        raise ValueError(f"methods of one recipe work on the same, got {told}")
 
 
 def check_parameters(method: str, values: Mapping[str, Value], labels: Iterable[str]) -> None:

@@ -13,10 +13,11 @@ from evomm.errors import UsageError, nearest
 from evomm.fitness.racing import Racing
 from evomm.genome.blocks import Grouping
 from evomm.genome.dataflow import METHOD, Flow
-from evomm.genome.space import GeneRule
-from evomm.merge.recipe import DtypeName, Recipe, Slice, Source, Value
+from evomm.genome.space import GeneRule, methods_of
+from evomm.merge.recipe import DtypeName, Recipe, Slice, Source, Value, refuse_mixture
 from evomm.merge.table import METHODS
 from evomm.plain import Plain, load_yaml_all, parse, read_text
+from evomm.run.goals import OWN, Constraint, Goal
 from evomm.search.base import Settings
 from evomm.search.table import SEARCHERS
 
@@ -59,7 +60,9 @@ class EvolveConfig(Plain):
     parents: label -> model (zoo name, folder, file or hub id), or a LoRA and what it is put on; the weight of a LoRA's task
     vector is its scale. base: the common ancestor, for methods on task vectors. components: part of the model -> label of the
     parent that it is taken from whole, or "mixed". generation: how candidates are asked, where the task's way is not meant.
-    racing: how generations race (see fitness/racing.py); every candidate answers every example when absent.
+    objectives: further goals beside the task's score, which make the search one for a front; constraints: what a child must not
+    fall below (see run/goals.py for both). racing: how generations race (see fitness/racing.py); every candidate answers every
+    example when absent.
     fixed: method parameters that are not searched. genes: those that are. flow: instead of genes, a search for a path through the
     parents' layers (see genome/dataflow.py), which begins as the first parent. baseline: a searcher that gets the same
     budget, or several, for an honest comparison. finalists: how many of the best are re-scored on the validation split.
@@ -80,6 +83,8 @@ class EvolveConfig(Plain):
     fixed: Mapping[str, Value] = Field(default_factory=dict)
     grouping: Grouping = Grouping()
     search: SearchConfig = SearchConfig()
+    objectives: tuple[Goal, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     racing: Racing | None = None
     baseline: str | tuple[str, ...] | None = "random"
     limits: Limits = Limits()
@@ -114,10 +119,12 @@ class EvolveConfig(Plain):
         if self.base is not None and "base" in self.parents:
             raise ValueError("'base' is the label of the base; give the parent another label")
         self._refuse_half_a_space()
+        self._refuse_goals()
         population = self.search.population
         if population is not None and population > self.search.evaluations:
             raise ValueError(f"search.population ({population}) is larger than search.evaluations")
         self.template()  # raises what a recipe would
+        refuse_mixture(methods_of(self.method, self.genes), self.base)
         return self
 
     def _refuse_half_a_space(self) -> None:
@@ -125,6 +132,33 @@ class EvolveConfig(Plain):
             raise ValueError("a run searches either `genes` (weights) or a `flow` (a path through layers): give one of them")
         if self.flow is not None and (self.method != METHOD or self.base is not None or self.fixed or self.components):
             raise ValueError(f"a flow takes layers as they are: `method: {METHOD}`, without base, fixed and components")
+
+    def _refuse_goals(self) -> None:
+        names = [goal.name for goal in self.goals]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"objective '{twice}' is there already; the first goal is the score of the run's own task")
+        for one in self.constraints:
+            if one.parent is not None and one.parent not in self.models:
+                raise ValueError(f"constraint '{one.name}': '{one.parent}' is no parent{nearest(one.parent, self.models)}")
+        for name in (self.search.method, *self.baselines):
+            if self.objectives and not SEARCHERS[name].many_goals:
+                able = ", ".join(one for one, searcher in SEARCHERS.items() if searcher.many_goals)
+                raise ValueError(f"searcher '{name}' looks at one goal, and this run has {len(names)}; choose one of: {able}")
+            if self.racing is not None and SEARCHERS[name].wants_values:
+                raise ValueError(f"searcher '{name}' looks at every example, and races leave examples out: drop one of them")
+        if self.racing is not None and (self.objectives or self.constraints):
+            raise ValueError("races are for one goal without constraints; leave out `racing`, or objectives and constraints")
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """The score of the run's own task, and the further objectives."""
+        return (Goal(), *self.objectives)
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """Name that goals use -> task; the run's own first."""
+        return {OWN: self.task, **{goal.task: goal.task for goal in (*self.objectives, *self.constraints) if goal.task}}
 
     @property
     def baselines(self) -> tuple[str, ...]:

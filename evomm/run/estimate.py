@@ -89,8 +89,8 @@ def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:
     found = Estimate(evaluations=config.search.evaluations * (1 + len(config.baselines)))
     adapter = ADAPTERS[config.adapter]()
     here = _open(config.models, beside, adapter, found)
-    task = load_task(config.task, beside)
-    found.missing += [_lost(config.task, path) for path in task.missing()]
+    for task in config.tasks.values():
+        found.missing += [_lost(task, path) for path in load_task(task, beside).missing()]
     template = config.template()
     parameters, largest = _count(here, config.models, found)
     if set(here) == set(config.models):

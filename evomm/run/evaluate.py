@@ -9,9 +9,11 @@ from evomm.adapters.base import LoadedModel
 from evomm.errors import EvaluationError
 from evomm.fitness.examples import Example, Split
 from evomm.fitness.score import Score
+from evomm.fitness.task import Task
 from evomm.merge.engine import Engine
 from evomm.merge.live import Live
 from evomm.merge.recipe import DTYPE_NAMES, Recipe
+from evomm.run.goals import OWN
 from evomm.run.setup import Setup
 
 
@@ -26,40 +28,45 @@ class Evaluator:
         self.engine = Engine(setup.models, threads=setup.config.threads)
         self._setup = setup
         self._built_by: object = None
-        self._compared: set[Split] = set()  # splits for which the task knows the parents' answers
+        self._compared: set[tuple[str, Split]] = set()  # tasks, and splits for which they know the parents' answers
         self._loaded: tuple[LoadedModel, Live] | None = None
 
-    def score(self, recipe: Recipe, split: Split, chosen: Sequence[int] | None = None) -> tuple[Score, Sequence[Any]]:
-        """Scores per example, and the answers; ``chosen``: places of the examples that count, all when absent.
+    def score(
+        self, recipe: Recipe, split: Split, chosen: Sequence[int] | None = None, name: str = OWN
+    ) -> tuple[Score, Sequence[Any]]:
+        """Scores per example, and the answers.
+
+        Args:
+            chosen: places of the examples that count, all when absent.
+            name: of the task, as in `EvolveConfig.tasks`.
 
         Raises EvaluationError when the candidate cannot be scored (out of memory, NaN); other errors are the run's.
         """
-        setup = self._setup
-        everything = self.examples(split)
+        setup, task = self._setup, self._setup.tasks[name]
+        everything = self.examples(split, name)
         examples = everything if chosen is None else [everything[place] for place in chosen]
-        if setup.task.wants_parents and split not in self._compared:
-            self._compared.add(split)
+        if task.wants_parents and (name, split) not in self._compared:
+            self._compared.add((name, split))
             parents = [setup.parent(label) for label in setup.config.parents]
-            setup.task.reference(everything, {recipe.carrier: self._ask(recipe, everything) for recipe in parents})
+            task.reference(everything, {recipe.carrier: self._ask(recipe, everything, task) for recipe in parents})
         try:
-            answers = self._ask(recipe, examples)
-            return setup.task.score(examples, answers), answers
+            answers = self._ask(recipe, examples, task)
+            return task.score(examples, answers), answers
         except (RuntimeError, ValueError, ArithmeticError) as error:
             raise EvaluationError(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
 
-    def _ask(self, recipe: Recipe, examples: Sequence[Example]) -> Sequence[Any]:
+    def _ask(self, recipe: Recipe, examples: Sequence[Example], task: Task) -> Sequence[Any]:
         setup = self._setup
         model, live = self._load(recipe)
         if recipe.slices:
             setup.adapter.route(model, recipe, setup.models)
         else:
             live.write(recipe)
-        options = setup.task.options(setup.config.batch, recipe.generation)
-        return setup.adapter.generate(model, setup.task.prompts(examples), options)
+        return setup.adapter.generate(model, task.prompts(examples), task.options(setup.config.batch, recipe.generation))
 
-    def examples(self, split: Split) -> Sequence[Example]:
-        """What is asked, within the config's limits."""
-        return self._setup.task.examples(split, getattr(self._setup.config.limits, split))
+    def examples(self, split: Split, name: str = OWN) -> Sequence[Example]:
+        """What a task asks, within the config's limits."""
+        return self._setup.tasks[name].examples(split, getattr(self._setup.config.limits, split))
 
     def _load(self, recipe: Recipe) -> tuple[LoadedModel, Live]:
         config, setup = self._setup.config, self._setup

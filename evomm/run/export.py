@@ -29,7 +29,7 @@ def target(out: Path, form: str | None) -> Path:
 
 
 def candidate_recipe(folder: Path, candidate: str) -> Recipe:
-    """Recipe of ``child``, ``uniform``, ``random``, a parent's label, or a trial such as ``cma/17``.
+    """Recipe of ``child``, ``uniform``, ``random``, a parent's label, a trial such as ``cma/17``, or another point of a front.
 
     Raises UsageError for a candidate that the run does not have, or ``child`` of a run that is not finished.
     """
@@ -41,6 +41,9 @@ def candidate_recipe(folder: Path, candidate: str) -> Recipe:
             if trial is None:
                 raise UsageError(f"{folder}: no trial '{candidate}'; name one such as {setup.config.search.method}/0")
             return setup.codec.decode(np.array(trial.vector))
+        validated = store.finals("validation")
+        if candidate in validated:
+            return Recipe.from_yaml(validated[candidate].recipe)
         outcome = Outcome.of(store, setup, seconds=0.0)
         if candidate not in outcome.subjects:
             known = ", ".join([*outcome.subjects, f"{setup.config.search.method}/NUMBER"])

@@ -8,8 +8,25 @@ from typing import Any, Self
 from evomm.errors import UsageError
 from evomm.fitness.score import Interval, Score, paired
 from evomm.merge.recipe import Recipe
+from evomm.run.goals import Constraint
+from evomm.run.looks import aims, scores_of
 from evomm.run.setup import Setup
-from evomm.run.store import Final, Store
+from evomm.run.store import Store
+from evomm.search.front import front
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A constraint, what it asked for, and what the child has, on the test split."""
+
+    constraint: Constraint
+    floor: float
+    child: Interval
+
+    @property
+    def met(self) -> bool:
+        """By the mean, whatever its interval."""
+        return self.child.score >= self.floor
 
 
 @dataclass(frozen=True)
@@ -17,9 +34,10 @@ class Outcome:
     """A finished run.
 
     answers: to examples, that the searches paid for. test: role -> score on the test split; roles are ``child``, the baselines'
-    names, ``uniform``, and the parents' labels.
-    subjects: role -> what it is in the store. recipe: the child's.
-    block_weights: label -> the child's weights as the string that users of block weights paste, where there is one.
+    names, ``uniform``, and the parents' labels. subjects: role -> what it is in the store. recipe: the child's. block_weights:
+    label -> the child's weights as the string that users of block weights paste, where there is one. objectives: of a run with
+    several goals, name -> role -> the goal on the test split. front: of such a run, candidate -> goal -> its value on the
+    validation split, for those that no other one beats in every goal. constraints: what was asked of the child.
     """
 
     folder: Path
@@ -30,26 +48,37 @@ class Outcome:
     subjects: Mapping[str, str]
     recipe: Recipe
     block_weights: Mapping[str, str] = field(default_factory=dict)
+    objectives: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    front: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    constraints: Sequence[Kept] = ()
 
     @classmethod
     def of(cls, store: Store, setup: Setup, seconds: float) -> Self:
         """Read a finished run; UsageError when it has not been tested yet."""
         finals = store.finals("test")
         subjects = _roles(store, setup)
-        if any(subject not in finals for subject in subjects.values()):
+        test = scores_of(store, setup, "test", list(subjects.values()))
+        if any(len(scores) < len(setup.tasks) for scores in test.values()):
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
         searches = [setup.config.search.method, *setup.config.baselines]
         trials = [trial for name in searches for trial in store.trials(name)]
+        paid = [score for t in trials if t.seconds > 0 for score in (t.scores or {}).values()]
         recipe = Recipe.from_yaml(finals[subjects["child"]].recipe)
+        wanted = aims(store, setup, "test")
+        kept = zip(wanted.constraints, wanted.floors, strict=True)
+        further = setup.config.objectives
         return cls(
             folder=store.folder,
             seconds=seconds,
             evaluations=len(trials),
-            answers=sum(len(trial.score.values) for trial in trials if trial.score and trial.seconds > 0),
+            answers=sum(len(score.values) for score in paid),
             test={role: finals[subject].score for role, subject in subjects.items()},
             subjects=subjects,
             recipe=recipe,
             block_weights=setup.adapter.block_weights(recipe, setup.models),
+            objectives={g.name: {role: g.interval(test[s]) for role, s in subjects.items()} for g in further},
+            front=_front(store, setup) if further else {},
+            constraints=[Kept(one, floor, one.interval(test[subjects["child"]])) for one, floor in kept],
         )
 
     def against(self, role: str) -> Interval:
@@ -67,22 +96,42 @@ class Outcome:
             "parts": {role: {name: score.part(name).model_dump() for name in score.parts} for role, score in self.test.items()},
             "leads": {role: self.against(role).model_dump() for role in self.test if role != "child"},
             "child": self.subjects["child"],
+            "objectives": {name: _dumped(roles) for name, roles in self.objectives.items()},
+            "front": {candidate: _dumped(goals) for candidate, goals in self.front.items()},
+            "constraints": [
+                {"name": kept.constraint.name, "floor": kept.floor, "child": kept.child.model_dump(), "met": kept.met}
+                for kept in self.constraints
+            ],
         }
 
 
-def winner(validated: Sequence[Final]) -> Final:
-    """The best on validation; the earlier of equals."""
-    return max(validated, key=lambda final: final.score.mean)
+def _dumped(intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval.model_dump() for name, interval in intervals.items()}
+
+
+def _front(store: Store, setup: Setup) -> dict[str, dict[str, Interval]]:
+    """Of the search's finalists that meet the constraints best, those that no other one beats."""
+    wanted, goals = aims(store, setup, "validation"), setup.config.goals
+    scores = scores_of(store, setup, "validation", _validated(store, setup.config.search.method))
+    least = min(map(wanted.violation, scores.values()))
+    kept = [subject for subject, found in scores.items() if wanted.violation(found) == least]
+    members = [kept[i] for i in front([wanted.result(scores[subject]).goals for subject in kept])]
+    members.sort(key=lambda subject: -goals[0].value(scores[subject]))
+    return {subject: {goal.name: goal.interval(scores[subject]) for goal in goals} for subject in members}
+
+
+def _validated(store: Store, search: str) -> list[str]:
+    few = [subject for subject in store.finals("validation") if subject.startswith(f"{search}/")]
+    if not few:
+        raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
+    return few
 
 
 def _roles(store: Store, setup: Setup) -> dict[str, str]:
-    validated = store.finals("validation")
     roles = {"child": setup.config.search.method, **{name: name for name in setup.config.baselines}}
+    tested = store.finals("test")
     found = {}
     for role, search in roles.items():
-        few = [final for subject, final in validated.items() if subject.startswith(f"{search}/")]
-        if not few:
-            raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
-        found[role] = winner(few).subject
-    found["uniform"] = "uniform"
-    return {**found, **{label: f"parent/{label}" for label in setup.config.models}}
+        few = _validated(store, search)
+        found[role] = next((subject for subject in tested if subject in few), "")
+    return {**found, "uniform": "uniform", **{label: f"parent/{label}" for label in setup.config.models}}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomm.errors import EvaluationError
-from evomm.fitness.racing import Racing, decide, levelled
+from evomm.fitness.racing import Racing, abilities, decide, levelled
 from evomm.fitness.score import Score
 from evomm.genome.space import Vector
 from evomm.run.evaluate import Evaluator
@@ -17,11 +17,8 @@ from evomm.run.store import Trial
 def race(
     setup: Setup, evaluator: Evaluator, racing: Racing, name: str, first: int, vectors: Sequence[Vector], limit: int
 ) -> list[Trial]:
-    """A trial for every vector, numbered from ``first``; none answers more than ``limit`` examples.
-
-    All runs of a config look at the examples in one order, drawn with its seed: files are often sorted.
-    """
-    order = np.random.default_rng(setup.config.seed).permutation(len(evaluator.examples("search")))[:limit]
+    """A trial for every vector, numbered from ``first``; none answers more than ``limit`` examples."""
+    order = _order(setup.config.seed, first, len(evaluator.examples("search")))[:limit]
     recipes = [setup.codec.decode(vector) for vector in vectors]
     scores: list[Score | None] = [None] * len(vectors)
     failures: list[str | None] = [None] * len(vectors)
@@ -31,7 +28,7 @@ def race(
         for i in running:
             started = time.monotonic()
             try:
-                more = evaluator.score(recipes[i], "search", order[start : start + racing.block].tolist())[0]
+                more = evaluator.score(recipes[i], "search", order[start : start + racing.block])[0]
                 scores[i] = more if (before := scores[i]) is None else before.joined(more)
             except EvaluationError as error:
                 scores[i], failures[i] = None, str(error)
@@ -55,3 +52,19 @@ def race(
         )
         for i, vector in enumerate(vectors)
     ]
+
+
+def promises(trials: Sequence[Trial], population: int, seed: int, examples: int) -> dict[int, float]:
+    """Number of each scored trial of raced generations -> what it promises to score on all examples (see `abilities`)."""
+    answers = {}
+    for trial in trials:
+        if trial.score is not None:
+            order = _order(seed, trial.number - trial.number % population, examples)
+            answers[trial.number] = dict(zip(order, trial.score.values, strict=False))
+    return dict(zip(answers, abilities([*answers.values()]), strict=True)) if answers else {}
+
+
+def _order(seed: int, first: int, examples: int) -> list[int]:
+    """Places of the examples as a generation, by the number of its first trial, looks at them; files are often sorted."""
+    found: list[int] = np.random.default_rng([seed, first]).permutation(examples).tolist()
+    return found

@@ -21,19 +21,25 @@ from evomm.genome.space import make_space
 from evomm.merge.plan import component, plan
 from evomm.merge.recipe import Block, Recipe
 from evomm.run.config import MIXED, EvolveConfig
+from evomm.run.goals import OWN
 from evomm.run.parents import open_parent
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run, ready to start. models are by parent label; warnings are what is odd but allowed."""
+    """A run, ready to start. models are by parent label, tasks as `EvolveConfig.tasks`; warnings: what is odd but allowed."""
 
     config: EvolveConfig
     adapter: Adapter
     models: Mapping[str, Model]
     codec: Codec | FlowCodec
-    task: Task
+    tasks: Mapping[str, Task]
     warnings: Sequence[str]
+
+    @property
+    def task(self) -> Task:
+        """The run's own."""
+        return self.tasks[OWN]
 
     def parent(self, label: str) -> Recipe:
         """The recipe whose child is this parent, in its own dtype; what it does not have at all, others lend."""
@@ -86,11 +92,12 @@ def prepare(
 
     Raises MissingFile, DamagedFile, UnsafeFile, MisfitError or UsageError before any work is done.
     """
-    task = load_task(config.task, beside)
-    for split in SPLITS:
-        task.examples(split, getattr(config.limits, split))  # an empty or broken task is told now, and not after the search
-    task.options(config.batch, config.generation)
-    if config.racing is not None and not task.separable:
+    tasks = {name: load_task(task, beside) for name, task in config.tasks.items()}
+    for task in tasks.values():
+        for split in SPLITS:
+            task.examples(split, getattr(config.limits, split))  # an empty or broken task is told now, not after the search
+        task.options(config.batch, config.generation)
+    if config.racing is not None and not tasks[OWN].separable:
         raise UsageError(
             f"racing: task '{config.task}' compares the answers to different prompts (a guard on diversity), so no example has a "
             "score of its own; leave out `racing`, or the guard"
@@ -100,7 +107,10 @@ def prepare(
     models = {label: parent.model for label, parent in parents.items()}
     template = complete(config, adapter, models)
     models = dict(adapter.aligned(template, models)[0])
-    warnings = [*task.notes(), *(parent.note for parent in parents.values() if parent.note)]
+    warnings = [
+        *(note for task in tasks.values() for note in task.notes()),
+        *(parent.note for parent in parents.values() if parent.note),
+    ]
     warnings += adapter.check(models, template.carrier, whole=template.components)
     sources = {}
     for label, parent in parents.items():
@@ -113,7 +123,7 @@ def prepare(
                 "bring the old files back, or start a new run"
             )
     template = template.model_copy(update={"parents": sources})
-    return Setup(config, adapter, models, make_codec(config, adapter, models, template), task, warnings)
+    return Setup(config, adapter, models, make_codec(config, adapter, models, template), tasks, warnings)
 
 
 def make_codec(config: EvolveConfig, adapter: Adapter, models: Mapping[str, Model], template: Recipe) -> Codec | FlowCodec:

@@ -27,10 +27,11 @@ from evomm.errors import DamagedFile, UsageError, WriteFailed, nearest
 from evomm.fitness.table import load_task
 from evomm.plain import Plain
 from evomm.run.config import EvolveConfig
-from evomm.run.engine import Silent, Watch, evolve, resume
+from evomm.run.engine import evolve, resume
 from evomm.run.make import Workshop
 from evomm.run.outcome import Outcome
 from evomm.run.store import held
+from evomm.run.watch import Silent, Watch
 
 PREFIX = "stage:"  # of a parent that is the child of an earlier stage
 CHILD = "child"
@@ -93,7 +94,8 @@ def evolve_stages(stages: Sequence[EvolveConfig], folder: Path, beside: Path, wa
     if len(stages) == 1:
         return evolve(stages[0], folder, beside, watch)
     for config in stages:
-        load_task(config.task, beside)
+        for task in config.tasks.values():
+            load_task(task, beside)
         for source in config.models.values():
             for model in (source.model, source.lora):
                 if model is not None and not model.startswith(PREFIX):

@@ -1,8 +1,9 @@
 """The run's memory: one SQLite file, one writer, everything needed to resume and to report.
 
-Tables: ``run`` (key, value: config, digests, versions), ``trials`` (every evaluated candidate of every search) and
-``finals`` (validation and test scores). A row is committed as soon as it is known, so a killed run loses at most the
-evaluation it was in. Floats are kept as JSON text, which Python reads back bit for bit.
+Tables: ``run`` (key, value: config, digests, versions), ``trials`` (every evaluated candidate of every search) and ``finals``
+(validation and test scores, and what parents that constraints name scored in the search split). A row is committed as soon as it
+is known, so a killed run loses at most the evaluation it was in. Floats are kept as JSON text, which Python reads back bit for
+bit.
 """
 
 import fcntl
@@ -14,20 +15,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import Field
+
 from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
 from evomm.fitness.score import Score
 from evomm.plain import Plain
+from evomm.run.goals import OWN
 
 _FRESH = "run.sqlite.new"
 _SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE trials (
     search TEXT NOT NULL, number INTEGER NOT NULL, vector TEXT NOT NULL, score TEXT, failure TEXT, seconds REAL NOT NULL,
-    level REAL, PRIMARY KEY (search, number)
+    level REAL, more TEXT NOT NULL, PRIMARY KEY (search, number)
 ) STRICT;
 CREATE TABLE finals (
-    subject TEXT NOT NULL, split TEXT NOT NULL, recipe TEXT NOT NULL, score TEXT NOT NULL, answers TEXT NOT NULL,
-    PRIMARY KEY (subject, split)
+    subject TEXT NOT NULL, split TEXT NOT NULL, task TEXT NOT NULL, recipe TEXT NOT NULL, score TEXT NOT NULL,
+    answers TEXT NOT NULL, PRIMARY KEY (subject, split, task)
 ) STRICT;
 """
 
@@ -37,7 +41,8 @@ class Trial(Plain):
 
     search: which search asked for it. number: its place in that search. vector: (D,) in the unit cube. score: absent
     when the evaluation failed, and then failure says why; in a race, of the examples that it answered. level: in a race, what
-    its score would be beside the others of its generation (see `racing.levelled`).
+    its score would be beside the others of its generation (see `racing.levelled`). more: its scores in the tasks of further
+    objectives and of constraints, by task.
     """
 
     search: str
@@ -47,6 +52,12 @@ class Trial(Plain):
     failure: str | None
     seconds: float
     level: float | None = None
+    more: Mapping[str, Score] = Field(default_factory=dict)
+
+    @property
+    def scores(self) -> Mapping[str, Score] | None:
+        """By task, the run's own under `OWN`; None for a failure."""
+        return None if self.score is None else {OWN: self.score, **self.more}
 
     @property
     def id(self) -> str:
@@ -62,13 +73,15 @@ class Trial(Plain):
 
 
 class Final(Plain):
-    """A look at the validation or test split.
+    """A look at the validation or test split (or, of parents that constraints name, at the search split).
 
-    subject: a trial's id, ``parent/LABEL``, ``uniform`` or ``SEARCH/favourite-N``. recipe: YAML that re-makes the model.
+    task: which task was asked, as in `EvolveConfig.tasks`. subject: a trial's id, ``parent/LABEL``, ``uniform`` or
+    ``SEARCH/favourite-N``. recipe: YAML that re-makes the model.
     """
 
     subject: str
     split: str
+    task: str = OWN
     recipe: str
     score: Score
     answers: tuple[str, ...]
@@ -155,13 +168,14 @@ class Store:
         """Commit one trial; its place must be free."""
         score = trial.score.model_dump_json() if trial.score else None
         vector = json.dumps(trial.vector)
-        row = (trial.search, trial.number, vector, score, trial.failure, trial.seconds, trial.level)
-        self._commit("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        more = json.dumps({task: one.model_dump(mode="json") for task, one in trial.more.items()})
+        row = (trial.search, trial.number, vector, score, trial.failure, trial.seconds, trial.level, more)
+        self._commit("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def trials(self, search: str) -> list[Trial]:
         """All trials of a search, in order."""
         rows = self._query(
-            "SELECT search, number, vector, score, failure, seconds, level FROM trials WHERE search = ? ORDER BY number",
+            "SELECT search, number, vector, score, failure, seconds, level, more FROM trials WHERE search = ? ORDER BY number",
             (search,),
         )
         return [
@@ -173,26 +187,31 @@ class Store:
                 failure=row[4],
                 seconds=row[5],
                 level=row[6],
+                more={task: Score.model_validate(one) for task, one in json.loads(row[7]).items()},
             )
             for row in rows
         ]
 
     def add_final(self, final: Final) -> None:
-        """Commit a validation or test score; each subject is looked at once per split."""
+        """Commit a validation or test score; each subject is looked at once per split and task."""
         answers = json.dumps(final.answers, ensure_ascii=False)
-        row = (final.subject, final.split, final.recipe, final.score.model_dump_json(), answers)
-        self._commit("INSERT INTO finals VALUES (?, ?, ?, ?, ?)", row)
+        row = (final.subject, final.split, final.task, final.recipe, final.score.model_dump_json(), answers)
+        self._commit("INSERT INTO finals VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def finals(self, split: str) -> dict[str, Final]:
-        """Subject -> its look at a split, in the order they were taken."""
-        rows = self._query("SELECT subject, split, recipe, score, answers FROM finals WHERE split = ? ORDER BY rowid", (split,))
+    def finals(self, split: str, task: str = OWN) -> dict[str, Final]:
+        """Subject -> its look at a split of a task, in the order they were taken."""
+        rows = self._query(
+            "SELECT subject, split, task, recipe, score, answers FROM finals WHERE split = ? AND task = ? ORDER BY rowid",
+            (split, task),
+        )
         return {
             row[0]: Final(
                 subject=row[0],
                 split=row[1],
-                recipe=row[2],
-                score=Score.model_validate_json(row[3]),
-                answers=tuple(json.loads(row[4])),
+                task=row[2],
+                recipe=row[3],
+                score=Score.model_validate_json(row[4]),
+                answers=tuple(json.loads(row[5])),
             )
             for row in rows
         }

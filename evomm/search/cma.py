@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evomm.genome.space import Vector
-from evomm.search.base import Problem, Searcher, Settings, Vectors
+from evomm.search.base import Problem, Result, Searcher, Settings, Vectors, levels
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # cma says at import that it cannot plot without matplotlib; we draw elsewhere
@@ -55,12 +55,10 @@ class CMASearcher(Searcher):
             self._strategy = self._begin(self._generator.random(len(self.problem.start)))
         return [np.clip(np.asarray(x, dtype=np.float64), 0.0, 1.0) for x in self._strategy.ask()]
 
-    def tell(self, vectors: Vectors, scores: Sequence[float]) -> None:
-        """Move the distribution towards the better half. Here, and only here, the sign flips: `cma` minimises."""
-        worst = min((s for s in scores if np.isfinite(s)), default=0.0)
-        losses = [-(s if np.isfinite(s) else worst - 1.0) for s in scores]
-        self._highest = max(self._highest, *scores)
-        self._strategy.tell([np.asarray(v) for v in vectors], losses)
+    def tell(self, vectors: Vectors, results: Sequence[Result]) -> None:
+        """Move the distribution towards the better half. Here the sign flips: `cma` minimises."""
+        self._highest = max([self._highest, *(r.goals[0] for r in results if r.violation == 0)])
+        self._strategy.tell([np.asarray(v) for v in vectors], [-level for level in levels(results)])
 
     def favourites(self) -> Vectors:
         """The mean of the best distribution, often as good as the best vector drawn from it and less of a lucky one."""

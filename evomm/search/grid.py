@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from evomm.genome.space import Vector
-from evomm.search.base import Problem, Searcher, Settings, Vectors
+from evomm.search.base import Problem, Result, Searcher, Settings, Vectors, uniform
 
 
 class GridSearcher(Searcher):
     """The start, then the points of the grid in an order that the seed gives, then tied random draws for what is left."""
+
+    many_goals = True
 
     def __init__(self, problem: Problem, settings: Settings, seed: int) -> None:
         super().__init__(problem, settings, seed)
@@ -24,7 +26,7 @@ class GridSearcher(Searcher):
         """The next N points."""
         return list(itertools.islice(self._points, self.population))
 
-    def tell(self, vectors: Vectors, scores: Sequence[float]) -> None:
+    def tell(self, vectors: Vectors, results: Sequence[Result]) -> None:
         """Nothing to learn."""
 
     def _all(self) -> Iterator[Vector]:
@@ -40,4 +42,4 @@ class GridSearcher(Searcher):
         for point in generator.permutation(points):
             yield np.take(point, ties)
         while True:
-            yield np.take(generator.random(shared), ties)
+            yield uniform(self.problem, generator, tied=True)

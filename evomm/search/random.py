@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evomm.genome.space import Vector
-from evomm.search.base import Problem, Searcher, Settings, Vectors
+from evomm.search.base import Problem, Result, Searcher, Settings, Vectors, first_generation, uniform
 
 
 class RandomSearcher(Searcher):
     """Uniform in the unit cube; learns nothing."""
+
+    many_goals = True
 
     def __init__(self, problem: Problem, settings: Settings, seed: int) -> None:
         super().__init__(problem, settings, seed)
@@ -22,17 +23,10 @@ class RandomSearcher(Searcher):
 
     def ask(self) -> Vectors:
         """N vectors, alternately tied and free; the very first is the start itself."""
-        return [self._draw() for _ in range(self.population)]
+        first, self._asked = self._asked, self._asked + self.population
+        if first == 0:
+            return first_generation(self.problem, self.population, self._generator)
+        return [uniform(self.problem, self._generator, tied=number % 2 == 1) for number in range(first, self._asked)]
 
-    def tell(self, vectors: Vectors, scores: Sequence[float]) -> None:
+    def tell(self, vectors: Vectors, results: Sequence[Result]) -> None:
         """Nothing to learn."""
-
-    def _draw(self) -> Vector:
-        ties = np.array(self.problem.ties)
-        number, self._asked = self._asked, self._asked + 1
-        if number == 0:
-            return self.problem.start.copy()
-        if number % 2:
-            shared: Vector = self._generator.random(int(ties.max()) + 1)
-            return np.take(shared, ties)
-        return self._generator.random(len(ties))

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from evomm.genome.space import Vector
-from evomm.search.base import Problem, Searcher, Settings
+from evomm.search.base import Problem, Result, Searcher, Settings, levels
 from evomm.search.cma import CMASearcher
+from evomm.search.front import front
+from evomm.search.genetic import GeneticSearcher
+from evomm.search.m2n2 import M2N2Searcher
 from evomm.search.table import SEARCHERS
 
 EVERY = pytest.mark.parametrize("method", SEARCHERS)
@@ -17,8 +20,19 @@ BUDGET = 240
 
 def make(method: str, start: Sequence[float] = (0.5,) * 6, seed: int = 0, population: int | None = None) -> Searcher:
     """A searcher whose genes alternate between two ties."""
-    problem = Problem(np.array(start), tuple(i % 2 for i in range(len(start))))
-    return SEARCHERS[method](problem, Settings(evaluations=BUDGET, population=population), seed)
+    return SEARCHERS[method](problem(start), Settings(evaluations=BUDGET, population=population), seed)
+
+
+def problem(start: Sequence[float], goals: int = 1, choices: Sequence[int] | None = None) -> Problem:
+    """Genes of two ties, three of them in a block."""
+    count = len(start)
+    blocks, ties = tuple(i // 3 for i in range(count)), tuple(i % 2 for i in range(count))
+    return Problem(np.array(start), ties, blocks, tuple(choices or (0,) * count), goals)
+
+
+def result(score: float) -> Result:
+    """One goal, which two examples share."""
+    return Result((score,)) if np.isinf(score) else Result((score,), values=(score, score))
 
 
 def sphere(vector: Vector) -> float:
@@ -31,7 +45,7 @@ def search(searcher: Searcher, score: Callable[[Vector], float], budget: int = B
     asked: list[Vector] = []
     while len(asked) < budget:
         vectors = searcher.ask()
-        searcher.tell(vectors, [score(vector) for vector in vectors])
+        searcher.tell(vectors, [result(score(vector)) for vector in vectors])
         asked += vectors
     return asked
 
@@ -94,8 +108,8 @@ def test_asking_gives_vectors_of_ones_own(method: str) -> None:
     searcher, spoilt = make(method), make(method)
     for _ in range(3):
         good, bad = searcher.ask(), spoilt.ask()
-        searcher.tell(good, [sphere(vector) for vector in good])
-        spoilt.tell([vector.copy() for vector in bad], [sphere(vector) for vector in good])
+        searcher.tell(good, [result(sphere(vector)) for vector in good])
+        spoilt.tell([vector.copy() for vector in bad], [result(sphere(vector)) for vector in good])
         for vector in bad:
             vector[:] = 0.25
     assert identical(searcher.ask(), spoilt.ask())
@@ -121,6 +135,92 @@ def test_equal_scores_do_not_break_the_search(method: str) -> None:
     assert all(np.isfinite(vector).all() for vector in search(make(method), lambda vector: 0.0, 2 * BUDGET))
 
 
+@pytest.mark.parametrize("method", [method for method in SEARCHERS if method != "grid"])
+def test_choices_and_numbers_are_searched_together(method: str) -> None:
+    """The second gene is right in its last third, the fourth in its first half."""
+
+    def score(vector: Vector) -> float:
+        return sphere(vector) - float(vector[1] < 2 / 3) - float(vector[3] >= 1 / 2)
+
+    searcher = SEARCHERS[method](problem((0.5,) * 6, choices=(0, 3, 0, 2, 0, 0)), Settings(evaluations=BUDGET), 0)
+    assert max(map(score, search(searcher, score))) > -1
+
+
+@pytest.mark.parametrize("method", [method for method in SEARCHERS if method not in {"grid", "random"}])
+def test_constraints_come_before_goals(method: str) -> None:
+    """The best point, 0.15 to 0.8, is forbidden: the first gene must not be below 0.5."""
+    searcher, best = make(method), -np.inf
+    for _ in range(BUDGET // searcher.population):
+        vectors = searcher.ask()
+        missed = [max(0.0, 0.5 - vector[0]) for vector in vectors]
+        scores = [sphere(vector) for vector in vectors]
+        best = max([best, *(s for s, m in zip(scores, missed, strict=True) if m == 0)])
+        searcher.tell(vectors, [Result((s,), m, (s, s)) for s, m in zip(scores, missed, strict=True)])
+    allowed = sum(m == 0 for m in missed) / len(missed)
+    assert best > -0.35 - 0.35**2, "where only the first gene is off, it is -0.35²"
+    assert allowed > 0.3, "at the end it asks for what is allowed"
+
+
+def test_levels_rank_goals_then_violations_then_failures() -> None:
+    results = [Result((0.2,)), Result((0.9,), 0.3), Result((0.9,), 0.1), Result((-np.inf,)), Result((0.5,))]
+    order = np.argsort(levels(results))[::-1].tolist()
+    assert order == [4, 0, 2, 1, 3]
+    assert np.isfinite(levels([Result((-np.inf,))])).all()
+
+
+def test_nsga2_finds_the_whole_front_and_random_search_does_not() -> None:
+    """Of x and 1 - x, spoilt by how far the other genes are from 0.3: a front is wide and unspoilt."""
+
+    def goals(vector: Vector) -> tuple[float, float]:
+        spoilt = float(((vector[1:] - 0.3) ** 2).sum())
+        return (float(vector[0]) - spoilt, 1 - float(vector[0]) - spoilt)
+
+    def volume(method: str) -> float:
+        searcher = SEARCHERS[method](problem((0.5,) * 6, goals=2), Settings(evaluations=400, population=20), 0)
+        found: list[tuple[float, float]] = []
+        while len(found) < 400:
+            vectors = searcher.ask()
+            searcher.tell(vectors, [Result(goals(vector)) for vector in vectors])
+            found += map(goals, vectors)
+        points = sorted((found[i] for i in front(found) if min(found[i]) > 0), reverse=True)
+        heights = [0.0, *(y for _, y in points)]
+        return sum(x * (y - below) for (x, y), below in zip(points, heights, strict=False))  # above (0, 0); at most 1/2
+
+    assert volume("nsga2") > 0.4 > volume("random")
+
+
+def test_crossing_keeps_blocks_together() -> None:
+    """Children of two recipes, one of zeros and one of ones, without mutation: each block is one or the other."""
+    searcher = GeneticSearcher(problem((0.5,) * 12), Settings(evaluations=BUDGET, population=40, sigma=1e-12), 0)
+    searcher.ask()
+    parents = [np.zeros(12), np.ones(12)] * 20
+    searcher.tell(parents, [Result((1.0,), values=(1.0,))] * 40)
+    children = np.array(searcher.ask()).round(6).reshape(40, 4, 3)
+    assert (children == children[:, :, :1]).all()
+    assert (children[:, :, 0].std(1) > 0).sum() > 5, "and not all blocks come from the same parent"
+
+
+def test_specialists_survive_in_m2n2() -> None:
+    """Thirty solve the first nine examples, one the tenth only: with one tenth of their score it is still among the best ten."""
+    searcher = M2N2Searcher(problem((0.5,) * 4), Settings(evaluations=BUDGET, population=10), 0)
+    common, rare = (1.0,) * 9 + (0.0,), (0.0,) * 9 + (1.0,)
+    vectors = [np.full(4, i / 31) for i in range(31)]
+    searcher.tell(vectors, [Result((float(np.mean(v)),), values=v) for v in [common] * 30 + [rare]])
+    assert any((vector == vectors[30]).all() for vector in searcher._vectors)
+
+
+def test_m2n2_mates_with_who_knows_the_rest() -> None:
+    """Parents that solve one half each: every child lies between two different ones, on either side of a split."""
+    searcher = M2N2Searcher(problem((0.5,) * 6), Settings(evaluations=BUDGET, population=10, sigma=1e-12), 0)
+    halves = [(1.0, 0.0), (0.0, 1.0)]
+    searcher.tell([np.zeros(6), np.ones(6)], [Result((0.5,), values=half) for half in halves])
+    for child in np.array(searcher.ask()).round(6).reshape(10, 2, 3):
+        assert (child == child[:, :1]).all(), "a split is between blocks"
+        first, second = child[:, 0]
+        assert first == pytest.approx(1 - second, abs=1e-5) or first == second
+        assert 0 < first < 1
+
+
 def test_cma_is_far_better_than_random_search_at_an_equal_budget() -> None:
     for seed in range(3):
         best = {method: -max(map(sphere, search(make(method, seed=seed), sphere))) for method in ("cma", "random")}
@@ -140,8 +240,7 @@ def axes(vector: Vector) -> float:
 
 def cma(count: int, **settings: Any) -> CMASearcher:
     """A CMA-ES over so many genes."""
-    problem = Problem(np.full(count, 0.5), tuple(range(count)))
-    return CMASearcher(problem, Settings(evaluations=BUDGET, population=16, **settings), seed=0)
+    return CMASearcher(problem([0.5] * count), Settings(evaluations=BUDGET, population=16, **settings), seed=0)
 
 
 def test_separable_cma_learns_genes_one_by_one_sooner() -> None:

@@ -93,3 +93,31 @@ def test_rules_for_what_is_not_there_are_refused(method: str, wrong: GeneRule, s
 def test_bounds_that_hold_nothing_are_refused(bounds: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         parse(GeneRule, {"parameter": "weight", **bounds}, "genes")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"parameter": "method", "choices": ["ties", "tise"]}, "unknown method 'tise'; did you mean 'ties'"),
+        ({"parameter": "method", "choices": ["ties"]}, "two or more"),
+        ({"parameter": "method", "low": 0, "high": 1, "start": 0}, "`choices`"),
+        ({"parameter": "weight", "choices": ["ties", "linear"]}, "belong to the parameter 'method'"),
+        ({"parameter": "method", "choices": ["ties", "linear"], "parents": ["ja"]}, "no bounds or parents"),
+    ],
+)
+def test_choices_that_cannot_be_made_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse(GeneRule, wrong, "genes")
+
+
+def test_a_choice_is_read_back_as_it_was_stored() -> None:
+    rule = parse(GeneRule, {"parameter": "method", "choices": ["ties", "sce"]}, "genes")
+    assert GeneRule.model_validate_json(rule.model_dump_json()) == rule
+
+
+def test_a_gene_that_some_of_the_methods_have_is_allowed() -> None:
+    chosen = parse(GeneRule, {"parameter": "method", "choices": ["task_arithmetic", "ties"]}, "genes")
+    space = make_space(BLOCKS, ("ja", "math"), "task_arithmetic", [chosen, rule("density", high=1.0)])
+    assert "layers.7/ja/density" in [gene.name for gene in space.genes]
+    with pytest.raises(UsageError, match=r"task_arithmetic and ties has no such parameter; did you mean 'density'"):
+        make_space(BLOCKS, ("ja", "math"), "task_arithmetic", [chosen, rule("densty", high=1.0)])

@@ -52,9 +52,9 @@ def test_what_was_answered_is_not_asked_again(world: Path, tmp_path: Path, monke
     asked: list[str] = []
     scored = Evaluator.score
 
-    def counted(self: Evaluator, recipe: Recipe, split: Split) -> Any:
+    def counted(self: Evaluator, recipe: Recipe, split: Split, **named: Any) -> Any:
         asked.extend([recipe.model_dump_json()] if split == "search" else [])
-        return scored(self, recipe, split)
+        return scored(self, recipe, split, **named)
 
     monkeypatch.setattr(Evaluator, "score", counted)
     run(world, tmp_path / "run", "baseline=[random, grid]", "finalists=4")

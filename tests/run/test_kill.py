@@ -1,7 +1,9 @@
 """A run killed at any moment and resumed is the run that was never killed, bit for bit."""
 
 import multiprocessing
+import os
 import random
+import signal
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -13,7 +15,8 @@ from evomm.errors import UsageError
 from evomm.resources import resource
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve, resume
-from evomm.run.store import Store
+from evomm.run.store import Store, Trial
+from evomm.search.table import SEARCHERS
 from tests import worlds
 
 KILLS = 20
@@ -42,8 +45,8 @@ def start(config: Path, folder: Path, overrides: Sequence[str] = SHORT) -> BaseP
 def content(folder: Path) -> list[object]:
     """All that a run found out, without the clock's part in it."""
     with Store.open(folder) as store:
-        trials = [trial.model_copy(update={"seconds": 0.0}) for name in ("cma", "random") for trial in store.trials(name)]
-        looks = [store.finals(split) for split in ("validation", "test")]
+        trials = [trial.model_copy(update={"seconds": 0.0}) for name in SEARCHERS for trial in store.trials(name)]
+        looks = [store.finals(split, task) for split in ("validation", "test") for task in ("", "modest.yaml")]
         return [*trials, *looks, (folder / "recipe.yaml").read_bytes()]
 
 
@@ -79,6 +82,38 @@ def kill_and_resume(config: Path, root: Path, overrides: Sequence[str]) -> None:
 
 def test_twenty_kills(tmp_path: Path) -> None:
     kill_and_resume(worlds.make_fake(tmp_path / "world"), tmp_path, SHORT)
+
+
+def go_and_die(config: Path, folder: Path, overrides: Sequence[str], trials: int) -> None:
+    """Evolve, and be killed when so many trials are stored and the next one is about to be."""
+    left, append = [trials], Store.append
+
+    def last(self: Store, trial: Trial) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(self, trial)
+
+    Store.append = last  # type: ignore[method-assign]  # in a process of its own, which does not survive it
+    evolve(EvolveConfig.load(config, overrides), folder, config.parent)
+
+
+@pytest.mark.parametrize("method", [method for method in SEARCHERS if method != "random"])
+def test_every_searcher_goes_on_as_if_it_had_not_been_killed(tmp_path: Path, method: str) -> None:
+    """Within a generation, between two, and in the baseline, which is random search; with two goals where it can."""
+    search = f"search={{method: {method}, evaluations: 40, population: 8}}"
+    overrides = [search, *(["objectives=[{task: modest.yaml}]"] if SEARCHERS[method].many_goals else [])]
+    config = worlds.make_torn(tmp_path / "world")
+    evolve(EvolveConfig.load(config, overrides), tmp_path / "undisturbed", config.parent)
+    expected = content(tmp_path / "undisturbed")
+    for trials in (13, 24, 61):
+        folder = tmp_path / f"killed-{trials}"
+        victim = _CONTEXT.Process(target=go_and_die, args=(config, folder, overrides, trials))
+        victim.start()
+        victim.join()
+        assert victim.exitcode == -signal.SIGKILL
+        resume(folder)
+        assert content(folder) == expected
 
 
 @pytest.mark.slow
