@@ -149,8 +149,12 @@ class Recipe(Plain):
             self.refuse_count(self.mixed, "the recipe")
         everywhere = not self.slices and all(block.parents is None and block.base is None for block in self.blocks)
         self._refuse_other_methods()
-        for method, values in ((None, self.parameters), *((block.method, block.parameters) for block in self.blocks)):
-            check_parameters(method or self.method, values, self.mixed if everywhere else self.parents)
+        labels = self.mixed if everywhere else self.parents
+        check_parameters(self.method, self.parameters, labels)
+        for block in self.blocks:
+            known = parameters(self.method_of(block))
+            inherited = {name: value for name, value in self.parameters.items() if block.method and name in known}
+            check_parameters(self.method_of(block), {**inherited, **block.parameters}, labels)
         return self
 
     def _refuse_other_methods(self) -> None:
@@ -159,7 +163,8 @@ class Recipe(Plain):
             if block.method is not None:
                 refuse_mixture((self.method, block.method), self.base)
                 if not self.slices:
-                    self.refuse_count(self.values(block.parents or self.parents, self.base), block.name, block.method)
+                    where = f"block '{block.name}'"
+                    self.refuse_count(self.values(block.parents or self.parents, self.base), where, block.method)
 
     def _named(self) -> Iterator[tuple[str, str]]:
         """(role, label) of every parent that is named somewhere."""

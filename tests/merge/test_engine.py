@@ -324,3 +324,16 @@ def test_a_gpu_gives_the_same_to_rounding(kind: Kind) -> None:
     child = merged(what, parents)
     there = merged(what, parents, engine=Engine(parents, device="cuda"))
     assert all(torch.allclose(child[name], there[name], rtol=1e-4, atol=1e-5) for name in child)
+
+
+def test_a_block_may_have_a_method_of_its_own() -> None:
+    """Its tensors are those of the whole merge by that method; all others those of the recipe's."""
+    parents = models()
+    shared: dict[str, Any] = {"weight": {"a": 0.7, "b": 0.45}}
+    own = Block(name="first", tensors=("layers.0.*",), method="ties", parameters={"density": 0.5})
+    mixed = merged(recipe("task_arithmetic", blocks=(own,), **shared), parents)
+    plain = merged(recipe("task_arithmetic", **shared), parents)
+    ties = merged(recipe("ties", density=0.5, **shared), parents)
+    for name, tensor in mixed.items():
+        assert same(tensor, (ties if name.startswith("layers.0") else plain)[name]), name
+    assert not same(plain["layers.0.w"], ties["layers.0.w"])

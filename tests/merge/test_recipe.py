@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from evomm.errors import UsageError
 from evomm.merge.recipe import Block, Recipe, Slice, Source, Value
 from evomm.merge.table import METHODS, parameters
+from evomm.plain import dump_yaml
 from tests.merge.kit import recipe
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
@@ -176,3 +177,20 @@ def test_who_is_mixed_and_who_carries_the_tokenizer() -> None:
     assert recipe("ties").carrier == "base"
     assert recipe("linear").carrier == "a"
     assert recipe("linear").model_copy(update={"tokenizer": "b"}).carrier == "b"
+
+
+@pytest.mark.parametrize(
+    ("method", "block", "said"),
+    [
+        ("task_arithmetic", {"method": "tise"}, "unknown method 'tise'; did you mean 'ties'"),
+        ("task_arithmetic", {"method": "linear"}, "got task_arithmetic on task vectors, linear on weights"),
+        ("linear", {"method": "slerp"}, "slerp mixes 2 parent"),
+        ("task_arithmetic", {"method": "ties", "parameters": {"epsilon": 0.1}}, "ties has no parameter 'epsilon'"),
+        ("task_arithmetic", {"parameters": {"density": 0.5}}, "task_arithmetic has no parameter 'density'"),
+    ],
+)
+def test_methods_of_blocks_that_do_not_fit_are_refused(method: str, block: dict[str, object], said: str) -> None:
+    whole = recipe(method, ("base", "a", "b", "c")).model_dump(exclude_none=True)
+    whole["blocks"] = [{"name": "first", "tensors": ["layers.0.*"], **block}]
+    with pytest.raises(UsageError, match=said):
+        Recipe.from_yaml(dump_yaml(whole))
