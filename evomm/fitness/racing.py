@@ -41,9 +41,9 @@ class Racing(Plain):
     """
 
     block: int = Field(default=16, ge=16)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
     first: float = Field(default=0.2, gt=0, le=1)
-    most: float = Field(default=0.5, gt=0, le=1)
+    most: float = Field(default=0.4, gt=0, le=1)
 
     @property
     def z(self) -> float:

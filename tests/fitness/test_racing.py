@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomm.fitness.racing import Racing, decide, levelled
+from evomm.fitness.racing import Racing, abilities, decide, levelled
 
 Z95 = 1.6448536269514722
 
 
 def test_the_quantile_is_that_of_a_one_sided_test() -> None:
-    assert Racing().z == pytest.approx(Z95)
+    assert Racing(confidence=0.95).z == pytest.approx(Z95)
     assert Racing(confidence=0.99).z == pytest.approx(NormalDist().inv_cdf(0.99))
 
 
@@ -65,3 +65,37 @@ def test_the_limit_follows_the_need() -> None:
     assert racing.limit([32], 160) == 32  # decided before: a third less
     assert racing.limit([32, 16], 160) == 32  # never less than two blocks
     assert racing.limit([], 20) == 20, "and never more than there are"
+
+
+def test_abilities_are_the_effects_that_made_the_scores() -> None:
+    """Scores that are ability + ease, each candidate asked a third of the examples: abilities are means over all of them."""
+    generator = np.random.default_rng(0)
+    able, ease = generator.random(12), generator.random(90)
+    rows = [{int(e): float(a + ease[e]) for e in generator.choice(90, 30, replace=False)} for a in able]
+    asked = sorted({example for row in rows for example in row})
+    assert abilities(rows) == pytest.approx((able + ease[asked].mean()).tolist(), abs=1e-3)
+
+
+def test_abilities_are_least_squares_less_a_standard_error() -> None:
+    """Right-or-wrong scores, by a linear solver; who answered less is the less sure."""
+    generator = np.random.default_rng(1)
+    counts = [48, 48, 16, 32, 48, 16]
+    rows = [{int(e): float(generator.random() < 0.6) for e in generator.choice(48, n, replace=False)} for n in counts]
+    equations = [(i, e, value) for i, row in enumerate(rows) for e, value in row.items()]
+    design = np.zeros((len(equations), len(rows) + 48))
+    for line, (i, e, _) in enumerate(equations):
+        design[line, [i, len(rows) + e]] = 1.0
+    values = np.array([value for *_, value in equations])
+    found = np.linalg.lstsq(design, values)[0]
+    left = values - design @ found
+    who = np.array([i for i, *_ in equations])
+    errors = np.array([left[who == i].std() / math.sqrt(n) for i, n in enumerate(counts)])
+    expected = found[: len(rows)] + found[len(rows) :].mean() - errors
+    assert abilities(rows) == pytest.approx(expected.tolist(), abs=1e-4)
+    assert errors[[2, 5]].min() > errors[[0, 1, 4]].max()
+
+
+def test_easy_examples_make_no_ability() -> None:
+    """The second was asked what everyone gets right."""
+    hard, easy = {e: float(e < 20) for e in range(40)}, dict.fromkeys(range(20), 1.0)
+    assert abilities([hard, easy]) == pytest.approx([0.5, 0.5], abs=1e-4)
