@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomm.adapters import resident
 from evomm.adapters.base import LoadedModel
 from evomm.adapters.generation import Shown, TextGeneration
+from evomm.adapters.prefix import read_prefix
 from evomm.errors import UsageError
 
 
@@ -30,7 +31,7 @@ def padded_left(tokenizer: Any) -> Any:
 
 
 def generate(model: LoadedModel, prompts: Sequence[str], options: TextGeneration) -> Sequence[str]:
-    """Answers without the prompt; batches hold prompts of like length, the longest first.
+    """Answers without the prompt; batches hold prompts of like length, the longest first; what all begin with is read once.
 
     Raises UsageError for prompts with pictures, and for `chat` with a model that has no chat template.
     """
@@ -39,10 +40,13 @@ def generate(model: LoadedModel, prompts: Sequence[str], options: TextGeneration
         raise UsageError("the task asks about pictures, and a language model sees none; pair it with models that see")
     if options.chat:
         prompts = [in_chat(tokenizer, prompt) for prompt in prompts]
-    lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    ids = tokenizer(list(prompts))["input_ids"] if prompts else []
+    prefix = read_prefix(network, ids) if options.beams == 1 and ids else None
+    start = len(prefix.ids) if prefix else 0
     answers = [""] * len(prompts)
-    for chosen in batches(lengths, options.batch):
-        inputs = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True)
+    for chosen in batches([len(one) for one in ids], options.batch):
+        inputs = tokenizer.pad({"input_ids": [ids[i][start:] for i in chosen]}, return_tensors="pt")
+        inputs = prefix.before(inputs) if prefix else inputs
         for i, text in zip(chosen, answer(network, tokenizer, inputs, options), strict=True):
             answers[i] = text
     return answers
@@ -65,7 +69,7 @@ def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
 @torch.inference_mode()
 def answer(network: Any, tokenizer: Any, inputs: Any, options: TextGeneration) -> list[str]:
     """What a model says to a batch of prompts that are padded on the left."""
-    inputs = inputs.to(network.device)
+    inputs = {name: value.to(network.device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     inputs.pop("token_type_ids", None)
     out = network.generate(
         **inputs,

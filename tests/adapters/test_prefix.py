@@ -1,0 +1,77 @@
+"""What all prompts begin with is read once, and nobody sees it in the answers."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from evomm.adapters import llm_model, llm_path
+from evomm.adapters.base import LoadedModel
+from evomm.adapters.generation import TextGeneration
+from evomm.adapters.prefix import read_prefix, shared_length
+from evomm.genome.dataflow import Step
+from evomm.resources import resource
+
+WORKED = "".join(f"Q: Ken has {i} apples and buys {i + 1} apples. How many?\nA: " for i in range(6))
+PROMPTS = [f"{WORKED}Q: {a}-{b}=?\nA: " for a, b in ((15, 8), (9, 2), (40, 13), (7, 7), (33, 4), (5, 3), (90, 20))]
+OPTIONS = TextGeneration(max_new_tokens=16, batch=3)
+
+
+def load(path: bool) -> LoadedModel:
+    """The shipped math parent, whole or as a path that visits a layer twice."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    folder = resource("model_zoo", "tiny", "llm", "math")
+    if not path:
+        return llm_model.load(folder, "cpu", torch.float32)
+    model = llm_path.load("math", {"math": folder}, "cpu", torch.float32)
+    layers = (0, 1, 2, 2, 3, 4, 5)
+    llm_path.route(model, [Step("math", layer) for layer in layers], {"num_hidden_layers": len(layers)})
+    return model
+
+
+def tokens_read(model: LoadedModel, act: Callable[[], Sequence[str]]) -> tuple[Sequence[str], int]:
+    """What ``act`` gives, and how many tokens the model was fed for it."""
+    count = [0]
+
+    def seen(module: Any, arguments: tuple[Any, ...], output: Any) -> None:
+        count[0] += arguments[0].numel()
+
+    with model.parts[0].get_input_embeddings().register_forward_hook(seen):
+        return act(), count[0]
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["whole", "path"])
+def test_answers_are_the_same_and_fewer_tokens_are_read(path: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(path)
+    answers, few = tokens_read(model, lambda: llm_model.generate(model, PROMPTS, OPTIONS))
+    monkeypatch.setattr("evomm.adapters.llm_model.read_prefix", lambda *arguments: None)
+    expected, many = tokens_read(model, lambda: llm_model.generate(model, PROMPTS, OPTIONS))
+    assert answers == expected
+    assert len(set(answers)) > 1
+    shared = shared_length(model.parts[1](PROMPTS)["input_ids"])
+    assert shared > 80
+    assert few == many - (len(PROMPTS) - 1) * shared, "once instead of once per prompt"
+
+
+def test_a_model_with_a_window_reads_every_prompt_whole() -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    prompts = [[*range(20), 1], [*range(20), 2]]
+    plain = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2)).eval()
+    windowed = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2, sliding_window=8)).eval()
+    assert read_prefix(windowed, prompts) is None
+    found = read_prefix(plain, prompts)
+    assert found is not None
+    assert found.ids.tolist() == list(range(20))
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=6))
+def test_all_prompts_begin_with_what_is_shared(prompts: list[list[int]]) -> None:
+    length = shared_length(prompts)
+    assert all(prompt[:length] == prompts[0][:length] and len(prompt) > length for prompt in prompts)
+    longer = {tuple(prompt[: length + 1]) for prompt in prompts}
+    assert len(longer) > 1 or any(len(prompt) == length + 1 for prompt in prompts), "and it could not be longer"
