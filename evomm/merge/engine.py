@@ -39,7 +39,7 @@ class Engine:
     Args:
         readers: by parent label, the base among them.
         threads: tensors computed at a time, each by one thread; as many as there are cores when None.
-        device: where the arithmetic is done; an attribute, too.
+        device: where the arithmetic is done.
         piece: elements computed at a time; changes speed, never the result.
     """
 
@@ -107,6 +107,8 @@ class Engine:
 
     def _pieces(self, recipe: Recipe, job: Job, room: Tensor | None) -> Pieces:
         """In the job's dtype; without room a piece is overwritten by the next."""
+        if not job.info.numel:
+            return
         method = METHODS[job.method]
         values = self._values(job)
         whole = self._whole(recipe, method, job)

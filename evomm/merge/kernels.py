@@ -4,8 +4,8 @@ A formula of a dozen torch operations moves every operand through the cache a do
 arithmetic, is what a merge costs. `elementwise` chooses between these and torch, which says what they compute.
 
 Arrays are one-dimensional and contiguous: float32, or 16-bit floats as their bits in uint16, of float16 where ``ieee`` is
-True and of bfloat16 where it is None. What may be None is compiled for each case apart: a flag that is looked at in a loop
-costs it a fifth, or more. Products and sums are rounded one by one, in the order that is written here, so that results do not
+True and of bfloat16 where it is None. What may be None is compiled for each case apart, because a flag that is looked at
+in a loop slows it down. Products and sums are rounded one by one, in the order that is written here, so that results do not
 depend on the machine; inner products alone may, by a bit.
 """
 
@@ -336,8 +336,8 @@ def elect_halves(
 ) -> np.float32:
     """`difference`, trimming, `elect` with the factors as voices, scaling and `round_off` in one, as `combine_halves`.
 
-    Normalized where there are weights. The kept x_p are written down twice, so that they can stay in registers: an array or a
-    function for them took the loop twice the time.
+    Normalized where there are weights. The kept x_p are written down twice and computed once, so that they stay in registers; an
+    array or a function for them is slower.
     """
     zero, one, largest = np.float32(0), np.float32(1), np.uint16(0)
     for i in range(out.size):
