@@ -31,6 +31,7 @@ check: setup
 # Speed and memory beside mergekit and sd-mecha (in environments of their own, made on first use) and the floor, as ratios.
 bench: setup
 	$(BIN)/python -m benchmarks.merge --out docs/results/merge.md
+	$(BIN)/python -m benchmarks.turnaround --out docs/results/turnaround.md
 	$(BIN)/python -m benchmarks.diffusion --work build/unet --out docs/results/diffusion.md
 
 # Everything, the slow checks included.

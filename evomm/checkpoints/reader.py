@@ -133,6 +133,7 @@ class Checkpoint:
         self.folder = Path(folder)
         self._index, self.files = _weight_files(self.folder, [weight_names(stem, v) for v in variants for stem in stems])
         self._handles: dict[str, Any] = {}
+        self._views: dict[str, Tensor] = {}  # made once: a search asks for each of them with every candidate
         self.infos: dict[str, TensorInfo] = {}
         for file in self.files:
             handle = open_file(file)
@@ -149,8 +150,9 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         """The tensor, memory-mapped; shape and dtype as in ``infos[name]``."""
-        tensor: Tensor = self._handles[name].get_tensor(name)
-        return tensor
+        if name not in self._views:
+            self._views[name] = self._handles[name].get_tensor(name)
+        return self._views[name]
 
     @cached_property
     def config(self) -> dict[str, Any]:

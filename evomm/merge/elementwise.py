@@ -5,6 +5,7 @@ The loops (`kernels`) compute the same; only the last bit of a sum may differ, a
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,17 @@ from evomm.merge import kernels
 HALVES = frozenset({torch.float16, torch.bfloat16})
 LARGEST = float(np.finfo(np.float32).max)  # only what is not finite is above
 _NONE = np.empty(0, np.uint16)
+Band = tuple[float, float]  # magnitudes above the first, up to the second
+Bands = Sequence[Band]  # one for each parent
+
+
+@dataclass(frozen=True)
+class Election:
+    """Only what has the sign of the sum is added up; normalized: over the weights of that; times the scale. See `elect`."""
+
+    weights: Sequence[float]
+    normalize: bool
+    scale: float = 1.0
 
 
 def difference(out: Tensor, values: Tensor, base: Tensor) -> Tensor:
@@ -39,10 +51,12 @@ def combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Ten
     return total
 
 
-def combine_halves(out: Tensor, values: Sequence[Tensor], base: Tensor | None, coefficients: Sequence[float]) -> float:
-    """`difference`, `combination` and `round_off` in one, for 16-bit floats of one dtype on a CPU; (n,) each."""
-    anchor = _NONE if base is None else _bits(base)
-    return float(kernels.combine_halves(_bits(out), tuple(map(_bits, values)), anchor, _singles(coefficients), _ieee(out)))
+def combine_halves(
+    out: Tensor, values: Sequence[Tensor], base: Tensor | None, bands: Bands | None, coefficients: Sequence[float]
+) -> float:
+    """`difference`, `trim`, `combination` and `round_off` in one, for 16-bit floats of one dtype on a CPU; (n,) each."""
+    stored = _bits(out), tuple(map(_bits, values)), _NONE if base is None else _bits(base)
+    return float(kernels.combine_halves(*stored, *_limits(bands), _singles(coefficients), _ieee(out)))
 
 
 def elect(
@@ -53,12 +67,11 @@ def elect(
     s = sign(Σ_p voice_p x_p), 0 counting as +; Σ_p f_p x_p [sign(f_p x_p) = s], normalized: over Σ_p w_p [same] unless that
     is 0. TIES, arXiv 2306.01708, section 4.
     """
-    # Weights that cancel do so to the rounding of float32; those of one sign cancel nowhere.
-    least = 0.0 if min(weights) > 0 else 1e-6 * max(map(abs, weights))
+    least = _least(weights)
     if all(map(_float32_on_cpu, values)):
         merged = torch.empty_like(values[0])
         numbers = _singles(voices), _singles(factors), _singles(weights)
-        kernels.elect(_flat(merged), tuple(map(_flat, values)), *numbers, np.float32(least), normalize)
+        kernels.elect(_flat(merged), tuple(map(_flat, values)), *numbers, least, normalize)
         return merged
     votes = combination(values, voices)
     sign = torch.copysign(votes.new_ones(()), votes)
@@ -67,12 +80,40 @@ def elect(
     if not normalize:
         return total
     share = combination([a.sign_() for a in agreeing], weights)
-    return total.div_(share.masked_fill_(share.abs() <= least, 1.0))
+    return total.div_(share.masked_fill_(share.abs() <= float(least), 1.0))
+
+
+def elect_halves(
+    out: Tensor, values: Sequence[Tensor], base: Tensor, bands: Bands | None, factors: Sequence[float], election: Election
+) -> float:
+    """`difference`, `trim`, `elect` with the factors as voices, scaling and `round_off` in one, as `combine_halves`."""
+    lows, highs = _limits(bands)
+    return float(
+        kernels.elect_halves(
+            _bits(out),
+            tuple(map(_bits, values)),
+            _bits(base),
+            lows,
+            highs,
+            _singles(factors),
+            _singles(election.weights) if election.normalize else None,
+            _least(election.weights),
+            np.float32(single(election.scale)),
+            _ieee(out),
+        )
+    )
 
 
 def shrink(values: Tensor, threshold: float) -> Tensor:
     """Elements with magnitudes above the threshold, 0 elsewhere; those that are not finite are above every threshold."""
     return hardshrink(values, min(threshold, LARGEST))
+
+
+def trim(values: Tensor, band: Band) -> Tensor:
+    """Elements with magnitudes in the band, 0 elsewhere; what is not finite stays so."""
+    low, high = band
+    kept = values if low < 0 else shrink(values, low)
+    return kept if high >= LARGEST else kept - shrink(values, high)
 
 
 def gram_halves(products: NDArray[np.float64], values: Sequence[Tensor], base: Tensor | None) -> None:
@@ -114,13 +155,13 @@ def tally(counts: NDArray[np.uint32], values: Tensor, base: Tensor | None = None
 
 
 def round_off(out: Tensor, merged: Tensor, base: Tensor | None) -> float:
-    """merged (+ base) into ``out``, rounded to its dtype; gives the largest magnitude before, not finite when one is not."""
+    """merged (+ base) into ``out``, rounded to its dtype; gives the largest magnitude there, not finite when one is not."""
     if _float32_on_cpu(merged) and _halves_on_cpu(out, *([] if base is None else [base])):
         return float(kernels.round_off(_bits(out), _flat(merged), _NONE if base is None else _bits(base), _ieee(out)))
     if base is not None:
         merged.add_(base)
     out.copy_(merged)
-    return float(merged.abs().amax()) if merged.numel() else 0.0
+    return float(out.abs().amax()) if out.numel() else 0.0
 
 
 def single(number: float) -> float:
@@ -130,6 +171,19 @@ def single(number: float) -> float:
 
 def _singles(numbers: Sequence[float]) -> tuple[np.float32, ...]:
     return tuple(np.float32(single(number)) for number in numbers)
+
+
+def _limits(bands: Bands | None) -> tuple[tuple[np.float32, ...] | None, tuple[np.float32, ...] | None]:
+    """The lower and upper ends of bands; None for those that drop nothing whatever the parent."""
+    if bands is None:
+        return None, None
+    lows, highs = (_singles([min(end, LARGEST) for end in ends]) for ends in zip(*bands, strict=True))
+    return lows, highs if min(highs) < LARGEST else None
+
+
+def _least(weights: Sequence[float]) -> np.float32:
+    """Weights that cancel do so to the rounding of float32; those of one sign cancel nowhere."""
+    return np.float32(0.0 if min(weights) > 0 else 1e-6 * max(map(abs, weights)))
 
 
 def _float32_on_cpu(tensor: Tensor) -> bool:
@@ -142,8 +196,8 @@ def _halves_on_cpu(*tensors: Tensor) -> bool:
     return dtype in HALVES and all(t.device.type == "cpu" and t.dtype == dtype and t.is_contiguous() for t in tensors)
 
 
-def _ieee(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float16
+def _ieee(tensor: Tensor) -> kernels.Ieee:
+    return True if tensor.dtype == torch.float16 else None
 
 
 def _flat(tensor: Tensor) -> NDArray[np.float32]:

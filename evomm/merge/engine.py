@@ -19,6 +19,7 @@ from torch import Tensor
 
 from evomm.errors import DamagedFile, MisfitError
 from evomm.merge import elementwise
+from evomm.merge.formula import Formula
 from evomm.merge.method import Method
 from evomm.merge.plan import Job, Readers
 from evomm.merge.recipe import Recipe
@@ -26,7 +27,6 @@ from evomm.merge.table import METHODS
 from evomm.merge.whole import PIECE, PieceView, WholeTensor, pieces
 
 Pieces = Iterator[tuple[int, Tensor]]
-_LARGEST = {torch.float16: 65504.0, torch.bfloat16: float(torch.finfo(torch.bfloat16).max)}
 _SMALL = 1 << 22  # elements: below, threads cost more than they bring
 
 
@@ -54,7 +54,7 @@ class Engine:
     ) -> None:
         self.readers = readers
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._piece = piece
         self._forgetful = forgetful
         self._wholes: dict[object, WholeTensor] = {}
@@ -65,11 +65,13 @@ class Engine:
         jobs: Iterable[Job],
         take: Callable[[Job, Pieces], None],
         advance: Callable[[int], None] = lambda nbytes: None,
+        room: Callable[[Job], Tensor | None] = lambda job: None,
     ) -> None:
         """Hand the pieces of every job, (first element, values in the job's dtype) in order, to ``take``, in some thread.
 
         ``advance`` is called in this thread, with the bytes of each tensor that is done. Large tensors go first, so that
-        the threads end together.
+        the threads end together. ``room`` may name memory for all elements of a job, (n,), of its dtype and on this device:
+        pieces are then made in their place there, and are views of it.
         """
         ordered = sorted(jobs, key=lambda job: -job.info.numel)
         small = sum(job.info.numel for job in ordered) < _SMALL
@@ -77,7 +79,7 @@ class Engine:
         with ThreadPoolExecutor(1 if small else self._threads, "merge", initializer=_one_torch_thread) as pool:
             futures: dict[Future[None], Job] = {}
             try:
-                futures = {pool.submit(self._do, recipe, job, take): job for job in ordered}
+                futures = {pool.submit(self._do, recipe, job, take, room): job for job in ordered}
                 for future in as_completed(futures):
                     future.result()
                     advance(futures[future].info.nbytes)
@@ -94,40 +96,42 @@ class Engine:
                 advance(info.nbytes)
 
     @torch.no_grad()
-    def _do(self, recipe: Recipe, job: Job, take: Callable[[Job, Pieces], None]) -> None:
-        take(job, self._pieces(recipe, job) if job.info.dtype.is_floating_point else self._copied(recipe, job))
+    def _do(self, recipe: Recipe, job: Job, take: Callable[[Job, Pieces], None], room: Callable[[Job], Tensor | None]) -> None:
+        mixed = job.info.dtype.is_floating_point
+        take(job, self._pieces(recipe, job, room(job)) if mixed else self._copied(recipe, job))
 
     def _copied(self, recipe: Recipe, job: Job) -> Pieces:
         """Integers are not mixed: they are the carrier's, or the first parent's where the carrier takes no part."""
         label = recipe.carrier if recipe.carrier in job.sources else job.labels[0]
         yield 0, self.readers[label].read(job.sources[label]).reshape(-1).to(job.info.dtype)
 
-    def _pieces(self, recipe: Recipe, job: Job) -> Pieces:
-        """In the job's dtype; a piece is overwritten by the next."""
+    def _pieces(self, recipe: Recipe, job: Job, room: Tensor | None) -> Pieces:
+        """In the job's dtype; without room a piece is overwritten by the next."""
+        if not job.info.numel:
+            return
         method = METHODS[job.method]
         values = self._values(job)
         whole = self._whole(recipe, method, job)
-        out = torch.empty(0, dtype=job.info.dtype, device=self._device)
-        short = values.halves == job.info.dtype and method.linear(job.arguments)
-        coefficients = _coefficients(method, job, whole) if short else []
-        for start, stop in pieces(job.info.numel, None if short else whole.columns, self._piece):
-            out = out if len(out) >= stop - start else torch.empty(stop - start, dtype=out.dtype, device=out.device)
-            rounded = out[: stop - start]
+        out = torch.empty(0, dtype=job.info.dtype, device=self.device)
+        formula = _formula(method, job, whole)
+        short = formula if values.halves == job.info.dtype else None
+        size = job.info.numel if short and room is not None else self._piece  # nothing in between that should stay in the cache
+        for start, stop in pieces(job.info.numel, None if short else whole.columns, size):
+            if room is None and len(out) < stop - start:
+                out = torch.empty(stop - start, dtype=out.dtype, device=out.device)
+            rounded = out[: stop - start] if room is None else room[start:stop]
             if short:
-                largest = elementwise.combine_halves(rounded, *values.stored(start, stop), coefficients)
+                largest = short.of_halves(rounded, *values.stored(start, stop))
             else:
                 mixed = whole.shaped(values.of_all(start, stop))
-                merged = method.combine(mixed, PieceView(whole, mixed, start), **job.arguments).view(-1)
-                largest = elementwise.round_off(rounded, merged, values.base)
+                merged = formula.of(mixed) if formula else _combined(method, job, mixed, PieceView(whole, mixed, start))
+                largest = elementwise.round_off(rounded, merged.view(-1), values.base)
             if not math.isfinite(largest):
                 self._explain(job)
-            if largest > _LARGEST.get(job.info.dtype, math.inf):
-                kind = str(job.info.dtype).removeprefix("torch.")
-                raise MisfitError(f"'{job.name}' has values too large for {kind}; merge with `dtype: float32`")
             yield start, rounded
 
     def _values(self, job: Job) -> "_Values":
-        return _Values(self.readers, job, self._device)
+        return _Values(self.readers, job, self.device)
 
     def _whole(self, recipe: Recipe, method: Method, job: Job) -> WholeTensor:
         key = (job.name, job.base, recipe.seed, job.labels, tuple(job.sources.items()), method.rows)
@@ -142,9 +146,12 @@ class Engine:
         return whole
 
     def _explain(self, job: Job) -> None:
-        """A merged piece is not finite: say which parent's tensor is not, or that the coefficients are too large."""
+        """A merged piece is not finite: say which parent's tensor is not, or that the child's dtype has no numbers so large."""
         for label, source in job.sources.items():
             self._refuse_bad(label, source)
+        if job.info.dtype in elementwise.HALVES:
+            kind = str(job.info.dtype).removeprefix("torch.")
+            raise MisfitError(f"'{job.name}' has values too large for {kind}; merge with `dtype: float32`")
         raise MisfitError(f"'{job.name}' overflows: its parents are finite, but their mixture is not; use smaller coefficients")
 
     def _refuse_bad(self, label: str, name: str) -> None:
@@ -228,10 +235,20 @@ class _Values:
         return self._buffers[number][:count]
 
 
-def _coefficients(method: Method, job: Job, whole: WholeTensor) -> list[float]:
-    """The c_p of a method that gives Σ_p c_p x_p: its results for the unit vectors."""
-    units = list(torch.eye(len(job.labels)).unbind())
-    found: list[float] = method.combine(units, PieceView(whole, units, 0), **job.arguments).tolist()
+def _formula(method: Method, job: Job, whole: WholeTensor) -> Formula | None:
+    """What the method does to every element, when numbers say it all."""
+    if not method.formula(job.arguments):
+        return None
+    unseen = [torch.empty(0)] * len(job.labels)
+    found = method.combine(unseen, PieceView(whole, unseen, 0), **job.arguments)
+    assert isinstance(found, Formula), job.method
+    return found
+
+
+def _combined(method: Method, job: Job, values: list[Tensor], view: PieceView) -> Tensor:
+    """The method's result for a piece, when it is to see the values."""
+    found = method.combine(values, view, **job.arguments)
+    assert isinstance(found, Tensor), job.method
     return found
 
 

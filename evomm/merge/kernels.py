@@ -3,13 +3,14 @@
 A formula of a dozen torch operations moves every operand through the cache a dozen times; on a CPU that, and not the
 arithmetic, is what a merge costs. `elementwise` chooses between these and torch, which says what they compute.
 
-Arrays are one-dimensional and contiguous: float32, or 16-bit floats as their bits in uint16, of float16 where ``ieee`` and
-of bfloat16 elsewhere. Products and sums are rounded one by one, in the order that is written here, so that results do not
+Arrays are one-dimensional and contiguous: float32, or 16-bit floats as their bits in uint16, of float16 where ``ieee`` is
+True and of bfloat16 where it is None. What may be None is compiled for each case apart, because a flag that is looked at
+in a loop slows it down. Products and sums are rounded one by one, in the order that is written here, so that results do not
 depend on the machine; inner products alone may, by a bit.
 """
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -21,11 +22,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint16]
 Numbers = tuple[np.float32, ...]
+Ieee = Literal[True] | None
 
 _REBIAS = np.uint32((127 - 15) << 23)  # from float16's exponents to float32's
 _SMALLEST = np.float32(2.0**-24)  # number of float16
 _NORMAL = np.uint32((127 - 14) << 23)  # the bits of float16's smallest normal number in float32
 _BEYOND = np.uint32((127 + 16) << 23)  # the bits of 2^16, which rounds to infinity as does all that is larger
+_SIGN = np.uint32(0x80000000)
+_INFINITE = np.uint32(0x7F800000)  # the bits of infinity; those of NaN are larger
+_MAGNITUDE = np.uint16(0x7FFF)  # the bits of 16 that are not the sign
 _KEYS = 1024  # magnitudes that `keep_ranked` tells apart: 128 in each of 8 octaves below the row's largest
 
 
@@ -42,9 +47,9 @@ def _summed(function: F) -> F:
 
 
 @_compiled
-def _wide(bits: Any, ieee: bool) -> Any:
+def _wide(bits: Any, ieee: Ieee) -> Any:
     """The float32 number that 16 bits stand for."""
-    if not ieee:
+    if ieee is None:
         return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
     sign = np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16))
     magnitude = np.uint32(bits & np.uint16(0x7FFF))
@@ -57,10 +62,10 @@ def _wide(bits: Any, ieee: bool) -> Any:
 
 
 @_compiled
-def _narrow(value: Any, ieee: bool) -> Any:
+def _narrow(value: Any, ieee: Ieee) -> Any:
     """The 16 bits of a finite number: to the nearest, ties to even, infinity where float16 has none so large."""
     bits = np.float32(value).view(np.uint32)
-    if not ieee:
+    if ieee is None:
         odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
         return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
     sign = np.uint16(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
@@ -79,7 +84,13 @@ def _magnitude(value: Any) -> Any:
 
 
 @_compiled
-def difference(out: Floats, values: Bits, base: Bits, ieee: bool) -> None:
+def _turned(value: Any, sign: Any) -> Any:
+    """The number times -1 where the sign bit is set."""
+    return np.uint32(np.float32(value).view(np.uint32) ^ sign).view(np.float32)
+
+
+@_compiled
+def difference(out: Floats, values: Bits, base: Bits, ieee: Ieee) -> None:
     """out = values - base."""
     for i in range(out.size):
         out[i] = _wide(values[i], ieee) - _wide(base[i], ieee)
@@ -133,7 +144,7 @@ def _dot(a: Floats, b: Floats) -> Any:
 
 
 @_compiled
-def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits, ieee: bool) -> None:
+def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits, ieee: Ieee) -> None:
     """Add to (P, P), lower triangle, the inner products of the values, or of values - base where there is a base.
 
     In float32 over 1,024 elements, in float64 beyond.
@@ -156,13 +167,13 @@ def gram(products: NDArray[np.float64], values: tuple[Bits, ...], base: Bits, ie
 
 
 @_compiled
-def tally(counts: NDArray[np.uint32], values: Bits, base: Bits, ieee: bool) -> None:
+def tally(counts: NDArray[np.uint32], values: Bits, base: Bits, ieee: Ieee) -> None:
     """Count the magnitudes (15 bits) of values, or of rounded values - base where there is a base, into tables (4, 2^15).
 
     Four by turns: neighbours are often equal, and one would have to wait for the other.
     """
     first, second, third, fourth = counts[0], counts[1], counts[2], counts[3]
-    one, magnitude = np.uint32(1), np.uint16(0x7FFF)
+    one = np.uint32(1)
     block = np.empty(1024, np.uint16)
     for low in range(0, values.size, block.size):
         x = values[low : low + block.size]
@@ -170,10 +181,10 @@ def tally(counts: NDArray[np.uint32], values: Bits, base: Bits, ieee: bool) -> N
         if base.size:
             anchor = base[low : low + block.size]
             for i in range(bits.size):
-                bits[i] = _narrow(_wide(x[i], ieee) - _wide(anchor[i], ieee), ieee) & magnitude
+                bits[i] = _narrow(_wide(x[i], ieee) - _wide(anchor[i], ieee), ieee) & _MAGNITUDE
         else:
             for i in range(bits.size):
-                bits[i] = x[i] & magnitude
+                bits[i] = x[i] & _MAGNITUDE
         for i in range(0, bits.size // 4 * 4, 4):
             first[bits[i]] += one
             second[bits[i + 1]] += one
@@ -243,8 +254,8 @@ def keep_ranked(values: Floats, draws: Bits, low: float, high: float) -> None:
 
 
 @_compiled
-def round_off(out: Bits, merged: Floats, base: Bits, ieee: bool) -> np.float32:
-    """out = merged + base, rounded, without a base when that is empty; gives the largest magnitude before rounding.
+def round_off(out: Bits, merged: Floats, base: Bits, ieee: Ieee) -> np.float32:
+    """out = merged + base, rounded, without a base when that is empty; gives the largest magnitude of the result.
 
     Infinity or NaN when there is one.
     """
@@ -258,27 +269,104 @@ def round_off(out: Bits, merged: Floats, base: Bits, ieee: bool) -> np.float32:
         for i in range(out.size):
             largest = max(largest, _magnitude(merged[i]))
             out[i] = _narrow(merged[i], ieee)
-    return np.uint32(largest).view(np.float32)
+    value = np.uint32(largest).view(np.float32)
+    return _wide(_narrow(value, ieee), ieee) if largest < _INFINITE else value
 
 
 @_compiled
-def combine_halves(out: Bits, values: tuple[Bits, ...], base: Bits, coefficients: Numbers, ieee: bool) -> np.float32:
-    """`difference`, `combine` and `round_off` in one: out = base + Σ_p c_p (x_p - base), the largest magnitude."""
-    largest = np.uint32(0)
+def _kept(bits: Any, anchor: Any, lows: Numbers | None, highs: Numbers | None, parent: int, ieee: Ieee) -> Any:
+    """The difference from the anchor; 0 where its magnitude is not in the parent's band, but for NaN and infinity."""
+    zero = np.float32(0)
+    x = _wide(bits, ieee) - anchor
+    if lows is not None:
+        x = zero if abs(x) <= lows[parent] else x
+    if highs is not None:
+        x -= x if abs(x) > highs[parent] else zero
+    return x
+
+
+@_compiled
+def combine_halves(
+    out: Bits,
+    values: tuple[Bits, ...],
+    base: Bits,
+    lows: Numbers | None,
+    highs: Numbers | None,
+    coefficients: Numbers,
+    ieee: Ieee,
+) -> np.float32:
+    """`difference`, trimming, `combine` and `round_off` in one: out = base + Σ_p c_p (x_p - base).
+
+    Gives what `round_off` gives, read off the result: NaN that comes of 16-bit floats has no bits that rounding could turn over.
+    """
+    zero, largest = np.float32(0), np.uint16(0)
     if base.size:
         for i in range(out.size):
             anchor = _wide(base[i], ieee)
-            total = (_wide(values[0][i], ieee) - anchor) * coefficients[0]
+            total = _kept(values[0][i], anchor, lows, highs, 0, ieee) * coefficients[0]
             for p in range(1, len(values)):
-                total += (_wide(values[p][i], ieee) - anchor) * coefficients[p]
+                total += _kept(values[p][i], anchor, lows, highs, p, ieee) * coefficients[p]
             total += anchor
-            largest = max(largest, _magnitude(total))
-            out[i] = _narrow(total, ieee)
+            bits = np.uint16(_narrow(total, ieee))
+            largest = max(largest, np.uint16(bits & _MAGNITUDE))
+            out[i] = bits
     else:
         for i in range(out.size):
-            total = _wide(values[0][i], ieee) * coefficients[0]
+            total = _kept(values[0][i], zero, lows, highs, 0, ieee) * coefficients[0]
             for p in range(1, len(values)):
-                total += _wide(values[p][i], ieee) * coefficients[p]
-            largest = max(largest, _magnitude(total))
-            out[i] = _narrow(total, ieee)
-    return np.uint32(largest).view(np.float32)
+                total += _kept(values[p][i], zero, lows, highs, p, ieee) * coefficients[p]
+            bits = np.uint16(_narrow(total, ieee))
+            largest = max(largest, np.uint16(bits & _MAGNITUDE))
+            out[i] = bits
+    return np.float32(_wide(largest, ieee))
+
+
+@_compiled
+def elect_halves(
+    out: Bits,
+    values: tuple[Bits, ...],
+    base: Bits,
+    lows: Numbers | None,
+    highs: Numbers | None,
+    factors: Numbers,
+    weights: Numbers | None,
+    least: np.float32,
+    scale: np.float32,
+    ieee: Ieee,
+) -> np.float32:
+    """`difference`, trimming, `elect` with the factors as voices, scaling and `round_off` in one, as `combine_halves`.
+
+    Normalized where there are weights. The kept x_p are written down twice and computed once, so that they stay in registers; an
+    array or a function for them is slower.
+    """
+    zero, one, largest = np.float32(0), np.float32(1), np.uint16(0)
+    for i in range(out.size):
+        anchor = _wide(base[i], ieee)
+        vote = total = share = zero
+        for p in range(len(values)):
+            x = _wide(values[p][i], ieee) - anchor
+            if lows is not None:
+                x = zero if abs(x) <= lows[p] else x
+            if highs is not None:
+                x -= x if abs(x) > highs[p] else zero
+            vote += x * factors[p]
+        sign = np.uint32(np.float32(vote).view(np.uint32) & _SIGN)
+        for p in range(len(values)):
+            x = _wide(values[p][i], ieee) - anchor
+            if lows is not None:
+                x = zero if abs(x) <= lows[p] else x
+            if highs is not None:
+                x -= x if abs(x) > highs[p] else zero
+            agreeing = _turned(x * factors[p], sign)
+            agreeing = zero if agreeing < zero else agreeing
+            total += agreeing
+            if weights is not None:
+                share += weights[p] if agreeing > zero else zero
+        total = _turned(total, sign)
+        if weights is not None:
+            total /= share if abs(share) > least else one
+        total = total * scale + anchor
+        bits = np.uint16(_narrow(total, ieee))
+        largest = max(largest, np.uint16(bits & _MAGNITUDE))
+        out[i] = bits
+    return np.float32(_wide(largest, ieee))

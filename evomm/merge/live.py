@@ -41,14 +41,22 @@ class Live:
         changed = [job for job in jobs if self._held.get(job.name) != made_of[job.name]]
         for job in changed:
             self._held.pop(job.name, None)  # until it is whole
-        self._engine.each(recipe, changed, self._fill)
+        self._engine.each(recipe, changed, self._fill, room=self._room)
         self._held |= made_of
+
+    def _room(self, job: Job) -> Tensor | None:
+        """The resident tensor itself, where it can take values as they come."""
+        target = self._targets[job.name]
+        fits = target.is_contiguous() and target.dtype == job.info.dtype and target.device == self._engine.device
+        return target.detach().view(-1) if fits else None
 
     @torch.no_grad()
     def _fill(self, job: Job, pieces: Pieces) -> None:
         target = self._targets[job.name]
         flat = target.view(-1) if target.is_contiguous() else torch.empty(job.info.numel, dtype=job.info.dtype)
         for start, piece in pieces:
-            flat[start : start + piece.numel()].copy_(piece)
+            place = flat[start : start + piece.numel()]
+            if place.data_ptr() != piece.data_ptr():  # else it was made there
+                place.copy_(piece)
         if not target.is_contiguous():
             target.copy_(flat.view(target.shape))

@@ -1,4 +1,4 @@
-"""What a merge method is: a pure function from parents' values and coefficients to one tensor, and what it may ask.
+"""What a merge method is: a pure function from parents' values and coefficients to one tensor, or to the formula of one.
 
 A method sees one piece of a tensor at a time, as float32, in buffers that it may overwrite. What depends on the tensor as
 a whole (a magnitude cutoff, an angle, a random mask) it asks of `Whole`, so that the result does not depend on how the
@@ -17,6 +17,8 @@ from keyword import iskeyword
 from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
+
+from evomm.merge.formula import Formula
 
 T = TypeVar("T")
 
@@ -98,22 +100,22 @@ class Method:
     """One entry of METHODS.
 
     Attributes:
-        combine: the pure function ``(values, whole, *, parameters) -> Tensor``.
+        combine: the pure function ``(values, whole, *, parameters)``.
         on: what it gets as values: "weights" (the parents, the base first when there is one), "deltas" (parent - base,
             the base not among them; the engine adds the base to what it returns), or "either" (deltas when there is a base).
         parents: least and largest number of values.
         needs_base: whether a base must be named ("deltas" always need one).
         rows: whether it works on rows: it then gets pieces (r, C) of whole rows, C the tensor's last dimension.
-        linear: whether, with these arguments, the result is Σ_p c_p x_p, c the same for the whole tensor; it may then be given
-            unit vectors for the values, which gives the c_p.
+        formula: whether, with these arguments, ``combine`` gives a `Formula` instead of a tensor; it then looks at no value, but
+            for how many there are.
     """
 
-    combine: Callable[..., Tensor]
+    combine: Callable[..., Tensor | Formula]
     on: Literal["weights", "deltas", "either"]
     parents: tuple[int, float] = (1, math.inf)
     needs_base: bool = False
     rows: bool = False
-    linear: Callable[[Mapping[str, Any]], bool] = lambda arguments: False
+    formula: Callable[[Mapping[str, Any]], bool] = lambda arguments: False
 
     def __post_init__(self) -> None:
         if self.on == "deltas" and not self.needs_base:
@@ -134,7 +136,7 @@ class Parameter:
     default: float | int | bool
 
 
-def read_parameters(combine: Callable[..., Tensor]) -> Mapping[str, Parameter]:
+def read_parameters(combine: Callable[..., Tensor | Formula]) -> Mapping[str, Parameter]:
     """The parameters of a method by name, in the order of its signature."""
     hints = get_type_hints(combine, include_extras=True)
     found = [

@@ -13,24 +13,24 @@ def _always(arguments: Mapping[str, Any]) -> bool:
 
 
 METHODS: Mapping[str, Method] = {
-    "linear": Method(sums.linear, on="weights", linear=_always),
-    "weighted_sum": Method(sums.weighted_sum, on="weights", parents=(2, 2), linear=_always),
+    "linear": Method(sums.linear, on="weights", formula=_always),
+    "weighted_sum": Method(sums.weighted_sum, on="weights", parents=(2, 2), formula=_always),
     "add_difference": Method(sums.add_difference, on="weights", parents=(3, 3), needs_base=True),
-    "passthrough": Method(sums.passthrough, on="weights", parents=(1, 1), linear=_always),
-    "slerp": Method(spheres.slerp, on="weights", parents=(2, 2), linear=_always),
-    "nuslerp": Method(spheres.nuslerp, on="either", parents=(2, 2), rows=True, linear=lambda a: a["nuslerp_flatten"]),
-    "multislerp": Method(spheres.multislerp, on="either", linear=_always),
-    "karcher": Method(spheres.karcher, on="weights", linear=_always),
-    "task_arithmetic": Method(sums.task_arithmetic, on="deltas", linear=_always),
-    "ties": Method(sparse.ties, on="deltas"),
-    "breadcrumbs": Method(sparse.breadcrumbs, on="deltas"),
-    "breadcrumbs_ties": Method(sparse.breadcrumbs_ties, on="deltas"),
+    "passthrough": Method(sums.passthrough, on="weights", parents=(1, 1), formula=_always),
+    "slerp": Method(spheres.slerp, on="weights", parents=(2, 2), formula=_always),
+    "nuslerp": Method(spheres.nuslerp, on="either", parents=(2, 2), rows=True, formula=lambda a: a["nuslerp_flatten"]),
+    "multislerp": Method(spheres.multislerp, on="either", formula=_always),
+    "karcher": Method(spheres.karcher, on="weights", formula=_always),
+    "task_arithmetic": Method(sums.task_arithmetic, on="deltas", formula=_always),
+    "ties": Method(sparse.ties, on="deltas", formula=_always),
+    "breadcrumbs": Method(sparse.breadcrumbs, on="deltas", formula=_always),
+    "breadcrumbs_ties": Method(sparse.breadcrumbs_ties, on="deltas", formula=_always),
     "dare_linear": Method(sparse.dare_linear, on="deltas"),
     "dare_ties": Method(sparse.dare_ties, on="deltas"),
     "della": Method(sparse.della, on="deltas", rows=True),
     "della_linear": Method(sparse.della_linear, on="deltas", rows=True),
     "model_stock": Method(
-        consensus.model_stock, on="deltas", parents=(2, float("inf")), rows=True, linear=lambda a: not a["filter_wise"]
+        consensus.model_stock, on="deltas", parents=(2, float("inf")), rows=True, formula=lambda a: not a["filter_wise"]
     ),
     "sce": Method(consensus.sce, on="deltas"),
     "ram": Method(consensus.ram, on="deltas"),

@@ -82,13 +82,11 @@ class WholeTensor:
         return values if self.columns is None else [value.view(-1, self.columns) for value in values]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives; remembered, the last few of them."""
-        if key not in self._made:
-            made = make()
-            while len(self._made) >= _KEPT:
-                del self._made[next(iter(self._made))]
-            self._made[key] = made
-        found: T = self._made[key]
+        """What ``make`` gives; remembered, the few that were asked for last."""
+        found: T = self._made.pop(key) if key in self._made else make()
+        while len(self._made) >= _KEPT:
+            del self._made[next(iter(self._made))]
+        self._made[key] = found
         return found
 
     def total(self, key: Hashable, of: Score) -> Tensor:

@@ -1,5 +1,7 @@
 """The compiled loops against the formulas in torch that other devices run, and against exact counts."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomm.merge.elementwise import combination, combine_halves, difference, elect, gram_halves, keep_ranked, round_off, tally
+from evomm.merge.elementwise import Band, Election, combination, difference, elect, gram_halves, keep_ranked, round_off, tally
+from evomm.merge.formula import Formula
 from tests.merge.kit import in_torch
 
 SIZES = st.integers(1, 70)  # with and without what is left over after the vector lanes
 NUMBERS = st.floats(-4, 4, width=16)
 HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
-WEIGHTS = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 3.0]), min_size=1, max_size=4)
+WEIGHT = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 3.0])
+WEIGHTS = st.lists(WEIGHT, min_size=1, max_size=4)
+PAIRS = st.lists(WEIGHT, min_size=2, max_size=2)  # of loops that are compiled for many cases
 
 
 def some(data: st.DataObject, count: int, size: int) -> list[Tensor]:
@@ -64,7 +69,7 @@ def test_differences_and_rounding_of_halves(half: torch.dtype, size: int, data: 
         largest = round_off(out, merged.clone(), anchor)
         exact = merged if anchor is None else merged + anchor.float()
         assert torch.equal(out, exact.to(half))
-        assert largest == float(exact.abs().max())
+        assert largest == float(out.abs().max())
         with in_torch():
             assert round_off(out, merged.clone(), anchor) == largest
         assert torch.equal(out, exact.to(half))
@@ -99,13 +104,65 @@ def test_the_short_way_of_halves_gives_the_bits_of_the_long_way(
     long, short = torch.empty(size, dtype=half), torch.empty(size, dtype=half)
     deltas = [x.float() if base is None else difference(torch.empty(size), x, base) for x in values]
     expected = round_off(long, combination(deltas, weights), base)
-    assert combine_halves(short, values, base, weights) == expected
+    assert Formula(weights).of_halves(short, values, base) == expected
     assert same_bits(short, long)
     with in_torch():
         deltas = [x.float() if base is None else difference(torch.empty(size), x, base) for x in values]
         merged = combination(deltas, weights)
         assert round_off(long, merged, base) == expected
     assert same_bits(short, long)
+
+
+LOW = st.sampled_from([-1.0, 0.0, 0.5, 1.5])
+BANDS = st.tuples(LOW, st.sampled_from([1.5, 2.5, math.inf])) | st.tuples(LOW | st.just(math.inf), st.just(math.inf))
+
+
+@HALVES
+@given(weights=PAIRS, size=SIZES, with_base=st.booleans(), data=st.data())
+def test_what_is_trimmed_and_elected_has_the_bits_of_the_long_way_too(
+    half: torch.dtype, weights: list[float], size: int, with_base: bool, data: st.DataObject
+) -> None:
+    base = some(data, 1, size)[0].to(half) if with_base else None
+    values = [x.to(half) for x in some(data, len(weights), size)]
+    formula = Formula(
+        [0.5 * weight for weight in weights],
+        [data.draw(BANDS) for _ in weights] if data.draw(st.booleans()) else None,
+        Election(weights, data.draw(st.booleans()), data.draw(st.sampled_from([1.0, 0.3]))) if data.draw(st.booleans()) else None,
+    )
+    long, short = torch.empty(size, dtype=half), torch.empty(size, dtype=half)
+    deltas = [x.float() if base is None else difference(torch.empty(size), x, base) for x in values]
+    expected = round_off(long, formula.of(deltas), base)
+    assert formula.of_halves(short, values, base) == expected
+    assert torch.equal(short, long)
+
+
+@pytest.mark.parametrize(("band", "kept"), [((-1.0, math.inf), [0.0, -1.0, 2.0, -3.0]), ((1.0, 2.0), [0.0, 0.0, 2.0, 0.0])])
+@HALVES
+def test_a_band_keeps_what_is_above_its_low_end_and_not_above_its_high_end(
+    half: torch.dtype, band: Band, kept: list[float]
+) -> None:
+    values, out = torch.tensor([0.0, -1.0, 2.0, -3.0]), torch.empty(4, dtype=half)
+    formula = Formula([1.0], [band])
+    assert formula.of([values]).tolist() == kept
+    assert formula.of_halves(out, [values.to(half)], None) == max(map(abs, kept))
+    assert out.tolist() == kept
+
+
+@HALVES
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("normalize", [False, True])
+@given(size=SIZES, data=st.data())
+def test_what_is_not_finite_is_not_trimmed_or_outvoted(
+    half: torch.dtype, bad: float, normalize: bool, size: int, data: st.DataObject
+) -> None:
+    """Read off the rounded result, in which NaN must not have become a number."""
+    *values, base = (x.to(half) for x in some(data, 3, size))
+    at = data.draw(st.integers(0, size - 1))
+    data.draw(st.sampled_from([*values, base]))[at] = bad
+    for election in (None, Election([0.25, 3.0], normalize)):
+        for band in ((0.5, 1.5), (math.inf, math.inf)):
+            formula = Formula([0.25, 3.0], [band] * 2, election)
+            assert not math.isfinite(formula.of_halves(torch.empty(size, dtype=half), values, base))
 
 
 @HALVES
@@ -115,7 +172,7 @@ def test_what_is_not_finite_shows(half: torch.dtype, bad: float) -> None:
         merged, out = torch.ones(67), torch.empty(67, dtype=half)
         merged[at] = bad
         assert not np.isfinite(round_off(out, merged, None))
-        assert not np.isfinite(combine_halves(out, [merged.to(half)], None, [1.0]))
+        assert not np.isfinite(Formula([1.0]).of_halves(out, [merged.to(half)], None))
         with in_torch():
             assert not np.isfinite(round_off(out, merged, None))
 

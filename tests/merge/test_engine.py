@@ -61,13 +61,15 @@ def blocked(kind: Kind, dtype: DtypeName | None) -> Recipe:
 
 @EVERY
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", None])
-def test_the_model_in_memory_is_the_one_on_disk(tmp_path: Path, kind: Kind, dtype: DtypeName | None) -> None:
-    """Rounded to the recipe's dtype first, then to the resident one."""
+@pytest.mark.parametrize("held", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_model_in_memory_is_the_one_on_disk(tmp_path: Path, kind: Kind, dtype: DtypeName | None, held: torch.dtype) -> None:
+    """Rounded to the recipe's dtype first, then to the resident one, where it is another."""
     what, parents = blocked(kind, dtype), models()
     written = apply(what, parents, tmp_path / "out", shard_bytes=64)
     disk = Checkpoint(tmp_path / "out")
-    resident = {name: torch.full(shape, 9.0) for name, shape in SHAPES.items()} | {"ids": torch.zeros(4, dtype=torch.int64)}
-    resident["layers.1.w"] = torch.full((5, 3), 9.0).T  # a view that is not contiguous
+    resident = {name: torch.full(shape, 9.0, dtype=held) for name, shape in SHAPES.items()}
+    resident["ids"] = torch.zeros(4, dtype=torch.int64)
+    resident["layers.1.w"] = torch.full((5, 3), 9.0, dtype=held).T  # a view that is not contiguous
     live = Live(Engine(parents), resident)
     live.write(telling(kind, seed=5))  # another candidate leaves no trace
     live.write(what)

@@ -157,6 +157,19 @@ def test_what_was_forgotten_is_computed_again() -> None:
         ]
 
 
+def test_a_search_over_densities_counts_the_magnitudes_once() -> None:
+    tensor, counted = torch.randn(1_000, generator=torch.Generator().manual_seed(0)).half(), []
+
+    class Counted(One):
+        def tally(self, counts: NDArray[np.uint32], parent: int, start: int, stop: int) -> None:
+            counted.append(start)
+            super().tally(counts, parent, start, stop)
+
+    facts = WholeTensor(1_000, lambda: Counted(tensor, tensor.dtype), tensor.dtype, ["key"])
+    assert len({facts.cutoff(0, count) for count in range(1, 400)}) > 200
+    assert counted == [0]
+
+
 @given(st.integers(0, 5_000), st.none() | st.integers(1, 700), st.integers(1, 3_000))
 def test_pieces_follow_each_other_and_start_at_multiples_of_the_vector_lanes(numel: int, columns: int | None, size: int) -> None:
     """What starts elsewhere would round otherwise in vector lanes and their tail; rows are never cut."""

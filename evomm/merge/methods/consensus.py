@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 
 from evomm.merge.elementwise import combination, elect, shrink
+from evomm.merge.formula import Formula
 from evomm.merge.method import Fraction, Positive, Whole
 from evomm.merge.methods.sparse import add
 
 
-def model_stock(deltas: Sequence[Tensor], whole: Whole, *, filter_wise: bool = False) -> Tensor:
+def model_stock(deltas: Sequence[Tensor], whole: Whole, *, filter_wise: bool = False) -> Tensor | Formula:
     """The mean task vector times t = P c / (1 + (P - 1) c), c the mean cosine between them. arXiv 2403.19522.
 
     filter_wise: one t for each row of the tensor.
     """
     if not filter_wise:
         t = whole.once("model stock", lambda: float(_stock(_pair_cosines(whole.gram()), len(deltas))))
-        return combination(deltas, [t / len(deltas)] * len(deltas))
+        return Formula([t / len(deltas)] * len(deltas))
     wide = [delta.double() for delta in deltas]
     norms = [x.norm(dim=-1, keepdim=True) for x in wide]
     found = [

@@ -1,12 +1,14 @@
 """Task vectors that keep some of their elements: the largest, the middle, or some by lot; summed, or with elected signs."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from evomm.merge.elementwise import elect, shrink
+from evomm.merge.elementwise import Band, Bands, Election, trim
+from evomm.merge.formula import Formula
 from evomm.merge.method import Default, Densities, Range, Weights, Whole
 from evomm.merge.methods.sums import mix
 
@@ -23,13 +25,13 @@ def ties(
     normalize: bool = True,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Formula:
     """Trim each task vector to its largest elements, elect a sign per element, merge those that agree.
 
     TIES, arXiv 2306.01708.
     """
-    kept, gains = _trim(deltas, whole, density, [0.0] * len(deltas), rescale)
-    return vote(kept, weight, normalize, lambda_, gains)
+    bands, gains = _trim(whole, density, [0.0] * len(deltas), rescale)
+    return vote(weight, normalize, lambda_, gains, bands)
 
 
 def breadcrumbs(
@@ -42,10 +44,10 @@ def breadcrumbs(
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Formula:
     """Drop the ``gamma`` largest elements and so many of the smallest that ``density`` are left, sum. arXiv 2312.06795."""
-    kept, gains = _trim(deltas, whole, density, gamma, rescale)
-    return mix(kept, weight, normalize, lambda_, gains)
+    bands, gains = _trim(whole, density, gamma, rescale)
+    return mix(weight, normalize, lambda_, gains, bands)
 
 
 def breadcrumbs_ties(
@@ -58,10 +60,10 @@ def breadcrumbs_ties(
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
-) -> Tensor:
+) -> Formula:
     """Trim as Model Breadcrumbs (arXiv 2312.06795), then elect signs as TIES (arXiv 2306.01708)."""
-    kept, gains = _trim(deltas, whole, density, gamma, rescale)
-    return vote(kept, weight, normalize, lambda_, gains)
+    bands, gains = _trim(whole, density, gamma, rescale)
+    return vote(weight, normalize, lambda_, gains, bands)
 
 
 def dare_linear(
@@ -76,7 +78,7 @@ def dare_linear(
 ) -> Tensor:
     """Drop elements of the task vectors by lot, scale up the rest, sum. DARE, arXiv 2311.03099."""
     kept, gains = _drop(deltas, whole, density, rescale)
-    return mix(kept, weight, normalize, lambda_, gains)
+    return mix(weight, normalize, lambda_, gains).of(kept)
 
 
 def dare_ties(
@@ -91,7 +93,7 @@ def dare_ties(
 ) -> Tensor:
     """Drop by lot and scale up as DARE (arXiv 2311.03099), then elect signs as TIES (arXiv 2306.01708)."""
     kept, gains = _drop(deltas, whole, density, rescale)
-    return vote(kept, weight, normalize, lambda_, gains)
+    return vote(weight, normalize, lambda_, gains).of(kept)
 
 
 def della(
@@ -107,7 +109,7 @@ def della(
 ) -> Tensor:
     """Drop by lot, the smaller of a row more often than the larger, then elect signs. DELLA, arXiv 2406.11617."""
     kept, gains = _prune(deltas, whole, density, epsilon, rescale)
-    return vote(kept, weight, normalize, lambda_, gains)
+    return vote(weight, normalize, lambda_, gains).of(kept)
 
 
 def della_linear(
@@ -123,16 +125,19 @@ def della_linear(
 ) -> Tensor:
     """Drop by lot, the smaller of a row more often than the larger, and sum. DELLA, arXiv 2406.11617."""
     kept, gains = _prune(deltas, whole, density, epsilon, rescale)
-    return mix(kept, weight, normalize, lambda_, gains)
+    return mix(weight, normalize, lambda_, gains).of(kept)
 
 
 def vote(
-    kept: Sequence[Tensor], weight: Sequence[float], normalize: bool, scale: float = 1.0, gains: Sequence[float] | None = None
-) -> Tensor:
+    weight: Sequence[float],
+    normalize: bool,
+    scale: float = 1.0,
+    gains: Sequence[float] | None = None,
+    bands: Bands | None = None,
+) -> Formula:
     """scale Σ_p w_p g_p δ_p of those whose sign is that of the whole sum; normalized: over Σ_p w_p of those."""
     factors = [w * g for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)]
-    merged = elect(kept, factors, factors, weight, normalize)
-    return merged if scale == 1 else merged.mul_(scale)
+    return Formula(factors, bands, Election(weight, normalize, scale))
 
 
 def add(tensors: Sequence[Tensor]) -> Tensor:
@@ -148,41 +153,39 @@ def add(tensors: Sequence[Tensor]) -> Tensor:
 Kept = tuple[list[Tensor], list[float]]  # what is left of each task vector, and what it is to be multiplied with
 
 
-def _trim(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], gamma: Sequence[float], rescale: bool) -> Kept:
-    """What is left without the gamma largest and the smallest elements; rescaled: to the whole's Σ|δ_p|."""
-    kept = [_band(d, p, whole, k, g) for p, (d, k, g) in enumerate(zip(deltas, density, gamma, strict=True))]
-    gains = [1.0] * len(deltas)
+def _trim(whole: Whole, density: Sequence[float], gamma: Sequence[float], rescale: bool) -> tuple[Bands, list[float]]:
+    """What to leave out: the gamma largest and the smallest elements; and, rescaled, the gains that keep the whole's Σ|δ_p|."""
+    bands = [_band(p, whole, k, g) for p, (k, g) in enumerate(zip(density, gamma, strict=True))]
+    gains = [1.0] * len(bands)
     for p, (k, g) in enumerate(zip(density, gamma, strict=True)):
         if rescale and k < 1:
-            before, after = whole.total(("trimmed norms", p, k, g), _Norms(p, k, g)).tolist()
+            before, after = whole.total(("trimmed norms", p, k, g), _Norms(p, bands[p])).tolist()
             gains[p] = before / after if min(before, after) >= 1e-7 else 1.0
-    return kept, gains
+    return bands, gains
 
 
 class _Norms:
-    """(Σ|δ_p|, Σ|δ_p kept|) of a piece."""
+    """(Σ|δ_p|, Σ|δ_p in the band|) of a piece."""
 
-    def __init__(self, parent: int, density: float, gamma: float) -> None:
-        self.parent, self.density, self.gamma = parent, density, gamma
+    def __init__(self, parent: int, band: Band) -> None:
+        self.parent, self.band = parent, band
 
     def __call__(self, values: Sequence[Tensor], whole: Whole) -> Tensor:
         delta = values[self.parent]
-        kept = _band(delta, self.parent, whole, self.density, self.gamma)
-        return torch.stack([delta.abs().sum(), kept.abs().sum()])
+        return torch.stack([delta.abs().sum(), trim(delta, self.band).abs().sum()])
 
 
-def _band(delta: Tensor, parent: int, whole: Whole, density: float, gamma: float) -> Tensor:
-    """The elements of middle magnitude, 0 elsewhere."""
+def _band(parent: int, whole: Whole, density: float, gamma: float) -> Band:
+    """The magnitudes in the middle."""
     if density >= 1:
-        return delta
+        return -1.0, math.inf
     keep = int(density * whole.numel)
     if gamma == 0:
         keep = max(1, keep) if density > 0 else 0
     smallest = max(0, whole.numel - keep - int(gamma * whole.numel))
-    kept = shrink(delta, whole.cutoff(parent, whole.numel - smallest))
-    largest = whole.numel - smallest - keep
     # Where many are equally large, none is an outlier.
-    return kept if largest == 0 else kept.sub_(shrink(delta, whole.cutoff(parent, largest, some=False)))
+    highest = whole.cutoff(parent, whole.numel - smallest - keep, some=False)
+    return whole.cutoff(parent, whole.numel - smallest), highest
 
 
 def _drop(deltas: Sequence[Tensor], whole: Whole, density: Sequence[float], rescale: bool) -> Kept:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from evomm.errors import UsageError
-from evomm.merge.elementwise import combination
+from evomm.merge.formula import Formula
 from evomm.merge.method import Fraction, Positive, Range, Weights, Whole
 
 _EPS = 1e-8
 
 
-def slerp(parents: Sequence[Tensor], whole: Whole, *, t: Fraction = 0.5) -> Tensor:
+def slerp(parents: Sequence[Tensor], whole: Whole, *, t: Fraction = 0.5) -> Formula:
     """Along the great circle from the first parent (t = 0) to the second (t = 1). Shoemake, SIGGRAPH 1985."""
-    return combination(parents, whole.once(("slerp", t), lambda: _arc(whole.gram(), t)))
+    return Formula(whole.once(("slerp", t), lambda: _arc(whole.gram(), t)))
 
 
 def nuslerp(
@@ -29,18 +29,17 @@ def nuslerp(
     weight: Weights,
     nuslerp_flatten: bool = True,
     nuslerp_row_wise: bool = False,
-) -> Tensor:
+) -> Tensor | Formula:
     """Slerp at t = w_2 / (w_1 + w_2), of task vectors when there is a base; row by row or column by column when not flattened.
 
     mergekit's names are kept: its ``nuslerp_row_wise`` compares along the first dimension, the default along the last.
     """
     total = weight[0] + weight[1]
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
-    a, b = parents
     if nuslerp_flatten:
         key = ("nuslerp", t)
-        first, second = whole.once(key, lambda: [float(c) for c in _turn(whole.gram().reshape(-1)[[0, 1, 3]], t)])
-        return combination(parents, [first, second])
+        return Formula(whole.once(key, lambda: [float(c) for c in _turn(whole.gram().reshape(-1)[[0, 1, 3]], t)]))
+    a, b = parents
     if nuslerp_row_wise and a.shape[-1] < whole.numel:
         products = whole.total("columns", lambda values, _: _products(values, 0))  # (3, 1, C)
     else:
@@ -51,22 +50,22 @@ def nuslerp(
 
 def multislerp(
     parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize_weights: bool = True, eps: Positive = 1e-8
-) -> Tensor:
+) -> Formula:
     """Barycentric interpolation on a sphere, in the plane that touches it at the weighted mean; of task vectors with a base.
 
     goddard.blog/posts/multislerp-wow-what-a-cool-idea. Raises UsageError when the weighted directions cancel out.
     """
     if len(parents) == 1:
-        return parents[0]
+        return Formula([1.0])
     key = ("multislerp", tuple(weight), normalize_weights, eps)
-    return combination(parents, whole.once(key, lambda: _barycenter(whole.gram(), weight, normalize_weights, eps)))
+    return Formula(whole.once(key, lambda: _barycenter(whole.gram(), weight, normalize_weights, eps)))
 
 
-def karcher(parents: Sequence[Tensor], whole: Whole, *, max_iter: Annotated[int, Range(0)] = 10, tol: Positive = 1e-5) -> Tensor:
+def karcher(parents: Sequence[Tensor], whole: Whole, *, max_iter: Annotated[int, Range(0)] = 10, tol: Positive = 1e-5) -> Formula:
     """The mean on the sphere that is nearest to all parents, times their mean norm. arXiv 2603.04972."""
     if len(parents) == 1:
-        return parents[0]
-    return combination(parents, whole.once(("karcher", max_iter, tol), lambda: _karcher_mean(whole.gram(), max_iter, tol)))
+        return Formula([1.0])
+    return Formula(whole.once(("karcher", max_iter, tol), lambda: _karcher_mean(whole.gram(), max_iter, tol)))
 
 
 def cosines(products: Tensor) -> Tensor:

@@ -1,25 +1,26 @@
 """Sums with fixed coefficients.
 
->>> linear([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 6.0])], None, weight=[1.0, 1.0])
-tensor([2., 4.])
+>>> linear([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 6.0])], None, weight=[1.0, 1.0]).factors
+[0.5, 0.5]
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomm.merge.elementwise import combination
+from evomm.merge.elementwise import Bands
+from evomm.merge.formula import Formula
 from evomm.merge.method import Weights, Whole
 
 
-def linear(parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = True) -> Tensor:
+def linear(parents: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = True) -> Formula:
     """Weighted mean (or, not normalized, weighted sum) of the parents. Model soups, arXiv 2203.05482."""
-    return mix(parents, weight, normalize)
+    return mix(weight, normalize)
 
 
-def weighted_sum(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 0.5) -> Tensor:
+def weighted_sum(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 0.5) -> Formula:
     """(1 - alpha) A + alpha B, as the checkpoint mergers of the diffusion world name it."""
-    return combination(parents, [1 - alpha, alpha])
+    return Formula([1 - alpha, alpha])
 
 
 def add_difference(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 1.0) -> Tensor:
@@ -30,24 +31,24 @@ def add_difference(parents: Sequence[Tensor], whole: Whole, *, alpha: float = 1.
 
 def task_arithmetic(
     deltas: Sequence[Tensor], whole: Whole, *, weight: Weights, normalize: bool = False, lambda_: float = 1.0
-) -> Tensor:
+) -> Formula:
     """λ Σ_p w_p δ_p. arXiv 2212.04089."""
-    return mix(deltas, weight, normalize, lambda_)
+    return mix(weight, normalize, lambda_)
 
 
-def passthrough(parents: Sequence[Tensor], whole: Whole, *, scale: Weights) -> Tensor:
+def passthrough(parents: Sequence[Tensor], whole: Whole, *, scale: Weights) -> Formula:
     """The one parent there is, times its scale. Made for stacks of layers, as in SOLAR, arXiv 2312.15166."""
-    return parents[0] if scale[0] == 1 else parents[0] * scale[0]
+    return Formula(scale)
 
 
 def mix(
-    tensors: Sequence[Tensor],
     weight: Sequence[float],
     normalize: bool,
     scale: float = 1.0,
     gains: Sequence[float] | None = None,
-) -> Tensor:
+    bands: Bands | None = None,
+) -> Formula:
     """scale Σ_p w_p g_p x_p; normalized: over Σ_p w_p, unless that is 0."""
     total = sum(weight) if normalize else 1.0
     scale = scale / total if abs(total) > 1e-8 else scale
-    return combination(tensors, [w * g * scale for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)])
+    return Formula([w * g * scale for w, g in zip(weight, gains or [1.0] * len(weight), strict=True)], bands)
