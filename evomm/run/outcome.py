@@ -8,6 +8,7 @@ from typing import Any, Self
 from evomm.errors import UsageError
 from evomm.fitness.score import Interval, Score, paired
 from evomm.merge.recipe import Recipe
+from evomm.run.config import EvolveConfig
 from evomm.run.setup import Setup
 from evomm.run.store import Final, Store
 
@@ -35,7 +36,7 @@ class Outcome:
     def of(cls, store: Store, setup: Setup, seconds: float) -> Self:
         """Read a finished run; UsageError when it has not been tested yet."""
         finals = store.finals("test")
-        subjects = _roles(store, setup)
+        subjects = roles(store, setup.config)
         if any(subject not in finals for subject in subjects.values()):
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
         searches = [setup.config.search.method, *setup.config.baselines]
@@ -75,14 +76,15 @@ def winner(validated: Sequence[Final]) -> Final:
     return max(validated, key=lambda final: final.score.mean)
 
 
-def _roles(store: Store, setup: Setup) -> dict[str, str]:
+def roles(store: Store, config: EvolveConfig) -> dict[str, str]:
+    """Role -> its subject in the store; UsageError before all searches are validated."""
     validated = store.finals("validation")
-    roles = {"child": setup.config.search.method, **{name: name for name in setup.config.baselines}}
+    searches = {"child": config.search.method, **{name: name for name in config.baselines}}
     found = {}
-    for role, search in roles.items():
+    for role, search in searches.items():
         few = [final for subject, final in validated.items() if subject.startswith(f"{search}/")]
         if not few:
             raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
         found[role] = winner(few).subject
     found["uniform"] = "uniform"
-    return {**found, **{label: f"parent/{label}" for label in setup.config.models}}
+    return {**found, **{label: f"parent/{label}" for label in config.models}}
