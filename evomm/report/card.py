@@ -193,7 +193,7 @@ def _mergekit(recipe: Recipe, texts: Mapping[str, str]) -> str:
     except UsageError as error:
         return f"Not expressible: {md.text(error)}."
     return (
-        "For readers who know mergekit, and for `evomm merge`. mergekit itself rounds on the way and draws other random masks, so "
+        "For mergekit, and for `evomm merge`. mergekit itself rounds on the way and draws other random masks, so "
         "its child differs in the last bits, or by more where a method drops at random.\n\n" + md.code(document, "yaml")
     )
 

@@ -61,6 +61,12 @@ class Story:
             )
 
     @property
+    def name(self) -> str:
+        """What the run is called: its folder, or RUN/STAGE."""
+        folder = self.folder.resolve()
+        return f"{folder.parent.name}/{folder.name}" if self.config.stage == folder.name else folder.name
+
+    @property
     def finished(self) -> bool:
         """Whether everyone was tested."""
         return bool(self.subjects)
@@ -79,7 +85,13 @@ class Story:
     def rival(self) -> str:
         """Whom a child has to beat first: the best of the parents and the uniform merge on the test split."""
         scores = self.scores
-        return max([UNIFORM, *self.config.models], key=lambda role: scores[role].mean)
+        return max([UNIFORM, self.best_parent], key=lambda role: scores[role].mean)
+
+    @property
+    def best_parent(self) -> str:
+        """Label of the parent, or the base, with the highest score on the test split."""
+        scores = self.scores
+        return max([*self.config.parents, *self.config.models], key=lambda label: scores[label].mean)
 
     def against(self, role: str) -> Interval:
         """The child's lead: paired difference per example, with its 95% interval."""

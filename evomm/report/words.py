@@ -9,7 +9,7 @@ from evomm.report.story import CHILD, UNIFORM, Story
 from evomm.search.table import SEARCHERS
 
 _SEARCHES = {"cma": "CMA-ES", "grid": "a plain grid", "random": "random search"}
-_UNIT = {"%": "%", "score × 100": " points (score × 100)"}
+_UNIT = {"%": "% (", "score × 100": " (score × 100; "}
 _FEW = 30  # examples: below, intervals are rough
 
 
@@ -47,14 +47,14 @@ def called(role: str) -> str:
         return role
     if role == UNIFORM:
         return "uniform merge"
-    return f"best of {_same_budget(role)}" if role in SEARCHERS else f"parent {role}"
+    return f"{searched_by(role)}, same budget" if role in SEARCHERS else f"parent {role}"
 
 
 def verdict(story: Story) -> Verdict:
     """Whether the child is better than the best parent, the uniform merge and the baselines, as far as the test can tell."""
     scores = story.scores
     child = scores[CHILD]
-    best = max(story.config.models, key=lambda label: scores[label].mean)
+    best = story.best_parent
     rivals = [best, UNIFORM, *story.config.baselines]
     leads = {role: story.against(role) for role in rivals}
     groups = {
@@ -69,7 +69,7 @@ def verdict(story: Story) -> Verdict:
     elif groups["is worse than"]:
         outcome = "worse"
     text = (
-        f"The child scores {100 * child.mean:.1f}{_UNIT[unit(child)]} (95% interval {_span(child.interval)}) on "
+        f"The child scores {100 * child.mean:.1f}{_UNIT[unit(child)]}95% interval {_span(child.interval)}) on "
         f"{child.interval.n:,} test examples that no search saw. It {'; it '.join(said)}."
     )
     if child.interval.n < _FEW:
@@ -78,16 +78,18 @@ def verdict(story: Story) -> Verdict:
 
 
 def _beside(role: str, found: Interval, best: str) -> str:
-    who = f"the best parent, {role}" if role == best else "the uniform merge" if role == UNIFORM else _same_budget(role)
+    named = {best: f"the best parent, {role}", UNIFORM: "the uniform merge"}
+    who = named.get(role, f"{searched_by(role)} with the same budget")
     return f"{who} ({100 * found.score:+.1f} points, {_span(found, '+')})"
-
-
-def _same_budget(search: str) -> str:
-    return f"{searched_by(search)} with the same budget"
 
 
 def _span(found: Interval, sign: str = "") -> str:
     return f"{100 * found.low:{sign}.1f} to {100 * found.high:{sign}.1f}"
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """Such as 1 loss, 2 losses."""
+    return f"{number:,} {one if number == 1 else more}"
 
 
 def _listed(words: Sequence[str]) -> str:
