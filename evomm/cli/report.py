@@ -23,13 +23,12 @@ def report(
     from evomm.report.cost import Rates
     from evomm.report.page import Wishes, page, save
     from evomm.report.story import Story
-    from evomm.run.stages import begun
+    from evomm.run.stages import begun, stage_names
 
     found = [begun(run) for run in runs]
     output = output or (runs[0] if len(runs) == 1 else Path()) / "report.html"
     with working("reading"):
         stories = [Story.read(folders[-1]) for folders in found]
-        stages = [folder.name for folder in found[0]] if len(found[0]) > 1 else []
-        text = page(stories, Wishes(examples, weights, Rates(watts, price)), stages)
+        text = page(stories, Wishes(examples, weights, Rates(watts, price)), stage_names(runs[0]))
     save(text, output)
     out.print(str(output))

@@ -139,6 +139,7 @@ def _attribute(key: str, value: str, name: str) -> str:
         return value.replace("#", f"#{name}-")
     if key == "style":
         value = re.sub(r"font: (?:[\w ]* )?([\d.]+)px [^;]*", r"font-size: \1px", value)
+        value = re.sub(r"font-family: [^;]*;? ?", "", value)
         for stand_in, real in _COLOURS.items():
             value = value.replace(stand_in, real)
     return value.replace("url(#", f"url(#{name}-")

@@ -76,7 +76,7 @@ def _environment() -> Environment:
         "searched_by": words.searched_by,
         "hundred": lambda value: f"{100 * value:.1f}",
         "counted": words.counted,
-        "clock": clock,
+        "clock": words.clock,
         "named": named,
     }
     environment.globals |= {"style": Markup(read_text(_TEMPLATES / "style.css"))}
@@ -172,16 +172,3 @@ def _again(story: Story) -> dict[str, Any]:
         "versions": {key.removeprefix("version/"): value for key, value in facts.items() if key.startswith("version/")},
         "task_digest": facts.get("task/digest", "unknown"),
     }
-
-
-def clock(seconds: float) -> str:
-    """Such as 3 min 20 s.
-
-    >>> clock(200)
-    '3 min 20 s'
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

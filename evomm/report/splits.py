@@ -64,8 +64,9 @@ def in_words(found: Sequence[Finalist]) -> str:
         said += "a difference within what chance explains."
     if winner.search is not None:
         gap = 100 * (winner.search - winner.test.score)
+        beside = "as on test" if abs(gap) < 0.05 else f"{abs(gap):.1f} {'more' if gap > 0 else 'less'} than on test"
         said += (
-            f" In the search it had {100 * winner.search:.1f}, {abs(gap):.1f} {'more' if gap > 0 else 'less'} than on test; the "
-            "best of many is always a lucky one, which is why validation and test are other examples."
+            f" In the search it had {100 * winner.search:.1f}, {beside}; the best of many is always a lucky one, which is why "
+            "validation and test are other examples."
         )
     return said

@@ -67,6 +67,11 @@ class Story:
         return f"{folder.parent.name}/{folder.name}" if self.config.stage == folder.name else folder.name
 
     @property
+    def written(self) -> float:
+        """When something was last committed, in seconds since the epoch."""
+        return max(path.stat().st_mtime for path in self.folder.glob("run.sqlite*"))
+
+    @property
     def finished(self) -> bool:
         """Whether everyone was tested."""
         return bool(self.subjects)

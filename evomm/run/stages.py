@@ -123,13 +123,18 @@ def last_run(folder: Path) -> Path:
     return last
 
 
+def stage_names(folder: Path) -> list[str]:
+    """What the stages of a run are called, in order; none for a run of one."""
+    whole = _read(folder)
+    return [str(config.stage) for config in whole.stages] if whole else []
+
+
 def begun(folder: Path) -> list[Path]:
     """The folders of the ordinary runs that a run consists of, in order, as far as they have begun.
 
     Raises MissingFile when there is none.
     """
-    whole = _read(folder)
-    folders = [folder / str(config.stage) for config in whole.stages] if whole else [folder]
+    folders = [folder / name for name in stage_names(folder)] or [folder]
     found = [path for path in folders if (path / "run.sqlite").exists()]
     if not found:
         raise MissingFile(f"{folder}: no run here (no run.sqlite); `evomm evolve CONFIG -o {folder}` starts one")

@@ -122,17 +122,21 @@ class Stop(BaseException):
 def unfinished(folder: Path) -> Path:
     """A run that was killed after eight evaluations of twelve, one of which failed."""
     config = worlds.make_fake(folder / "world")
-    real, count = Store.append, iter(range(100))
+    append, asked, generate = Store.append, iter(range(100)), FakeAdapter.generate
 
-    def append(self: Store, trial: Trial) -> None:
-        number = next(count)
-        if number == 8:
+    def until_eight(self: Store, trial: Trial) -> None:
+        if trial.number == 8:
             raise Stop
-        broken = {"score": None, "failure": f"RuntimeError: {HOSTILE}"}
-        real(self, trial.model_copy(update=broken) if number == 5 else trial)
+        append(self, trial)
+
+    def breaking(self: FakeAdapter, model: LoadedModel, prompts: Sequence[str], options: Generation) -> Sequence[str]:
+        if next(asked) == 5:
+            raise RuntimeError(HOSTILE)
+        return generate(self, model, prompts, options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "append", append)
+        patch.setattr(Store, "append", until_eight)
+        patch.setattr(FakeAdapter, "generate", breaking)
         with pytest.raises(Stop):
             evolve(EvolveConfig.load(config, ["search.evaluations=12"]), folder / "run", config.parent)
     return folder / "run"

@@ -137,7 +137,7 @@ def test_stages_are_reported_as_their_last(runs: dict[str, Path], evomm: Evomm, 
     assert evomm("report", runs["staged"]).code == 0
     text = Read((runs["staged"] / "report.html").read_text(encoding="utf-8")).text
     assert "run/second" in text
-    assert "the last of first → second" in text
+    assert "stage second of first → second" in text
     assert evomm("report", runs["staged"] / "first", "-o", tmp_path / "first.html").code == 0
 
 
