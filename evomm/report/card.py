@@ -11,7 +11,7 @@ from typing import Any
 
 from evomm.adapters.base import Adapter
 from evomm.checkpoints.locate import hub_parts
-from evomm.errors import EvommError, UsageError
+from evomm.errors import UsageError
 from evomm.fitness.task import HUB, Task
 from evomm.merge.mergekit.write import written
 from evomm.merge.recipe import Recipe, Source
@@ -43,7 +43,7 @@ class Card:
         """The card of a child of this name; ``texts`` are the files that come to stand beside it."""
         parents = declared(recipe.parents, self.beside)
         follows = for_child({label: one.licence for label, one in parents.items()})
-        task = self._task()
+        task = self.story.task if self.story else None
         parts = [
             f"# {md.text(name)}",
             self._about(recipe),
@@ -56,12 +56,6 @@ class Card:
         ]
         head = dump_yaml(self._metadata(name, recipe, adapter, parents, follows, task))
         return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
-
-    def _task(self) -> Task | None:
-        try:
-            return self.story.task() if self.story else None
-        except EvommError:  # the card can do without
-            return None
 
     def _about(self, recipe: Recipe) -> str:
         how = f"a merge of {len(recipe.parents)} models by `{recipe.method}`, made with evomm without training"
@@ -84,8 +78,7 @@ class Card:
         task: Task | None,
     ) -> dict[str, Any]:
         """As https://github.com/huggingface/hub-docs/blob/main/modelcard.md has it."""
-        names = (n for source in recipe.parents.values() for n in (source.model, source.lora) if n)
-        hub = list(dict.fromkeys(parts[0] for n in names if (parts := hub_parts(n))))
+        hub = list(dict.fromkeys(base for one in parents.values() for base in one.bases))
         spoken = [language] if (language := getattr(task and task.spec, "language", None)) else []
         languages = list(dict.fromkeys([*spoken, *(language for one in parents.values() for language in one.languages)]))
         licence = follows.licence
@@ -214,17 +207,16 @@ def _list(sentences: Iterable[str]) -> str:
 
 
 def named(model: str) -> str:
-    """A parent as others know it: a hub id or a zoo name; of a folder here, only its own name."""
-    return model if model.startswith("zoo:") or hub_parts(model) else Path(model).name
+    """A parent as others know it: a hub id or a zoo name; of a folder here, only its name, and of a stage's child the stage's."""
+    if model.startswith("zoo:") or hub_parts(model):
+        return model
+    return "/".join(Path(model).parts[-2:]) if Path(model).name == CHILD else Path(model).name
 
 
 def _reference(source: Source) -> str:
-    parts = [
-        name if name.startswith("zoo:") or hub_parts(name) else f"./{Path(name).name}"
-        for name in (source.model, source.lora)
-        if name
-    ]
-    return "+".join(parts)
+    """As mergekit's YAML names it."""
+    models = [model for model in (source.model, source.lora) if model]
+    return "+".join(found if (found := named(model)) == model else f"./{found}" for model in models)
 
 
 def _dataset(task: Task | None, story: Story) -> str:

@@ -24,10 +24,13 @@ _DEEP = 4  # children of children of ...
 
 @dataclass(frozen=True)
 class Declared:
-    """licence: of a parent, and of the LoRA on top of it. languages: as its card lists them."""
+    """licence: of a parent, or of the LoRA on top of it. languages: as its card lists them. bases: the hub ids that it is, or is
+    made of where it is a child of evomm's.
+    """
 
     licence: Licence
     languages: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
 
 
 def declared(sources: Mapping[str, Source], beside: Path | None = None) -> dict[str, Declared]:
@@ -48,21 +51,23 @@ def front_matter(path: Path) -> Mapping[str, Any]:
 
 
 def _of(model: str, beside: Path | None, deep: int) -> Declared:
+    parts = hub_parts(model)
+    known = Declared(_from_zoo(model), bases=parts[:1] if parts else ())
     try:
         path = locate(model, beside, download=False)
     except EvommError:
-        return Declared(_from_zoo(model))
+        return known
     folder = path if path.is_dir() else path.parent
+    if deep and not parts and (folder / _RECIPE).is_file():
+        known = _of_child(folder, deep)
     own = front_matter(folder / CARD)
-    if licence := _licence(own):
-        return Declared(replace(licence, source="its own card"), _texts(own.get("language")))
-    if deep and (folder / _RECIPE).is_file():
-        return _of_child(folder, deep)
-    return Declared(_from_zoo(model), _texts(own.get("language")))
+    licence, languages = _licence(own), _texts(own.get("language"))
+    found = replace(licence, source="its own card") if licence else known.licence
+    return Declared(found, languages or known.languages, known.bases)
 
 
 def _of_child(folder: Path, deep: int) -> Declared:
-    """Of a child of evomm's without a card: what follows from its own parents."""
+    """Of a child of evomm's: what follows from its own parents."""
     try:
         recipe = Recipe.from_yaml((folder / _RECIPE).read_text(encoding="utf-8"))
     except (EvommError, OSError, UnicodeDecodeError):
@@ -70,7 +75,8 @@ def _of_child(folder: Path, deep: int) -> Declared:
     parents = {label: _of(name, folder, deep - 1) for label, name in _models(recipe)}
     follows = for_child({label: one.licence for label, one in parents.items()}).licence
     languages = dict.fromkeys(language for one in parents.values() for language in one.languages)
-    return Declared(replace(follows, source="its parents' cards"), tuple(languages))
+    bases = dict.fromkeys(base for one in parents.values() for base in one.bases)
+    return Declared(replace(follows, source="its parents' cards"), tuple(languages), tuple(bases))
 
 
 def _models(recipe: Recipe) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evomm.adapters.generation import ImageGeneration
 from evomm.errors import EvommError
-from evomm.fitness.examples import Example, Split
+from evomm.fitness.examples import Example
 from evomm.report.embed import stored, uri
 from evomm.report.story import CHILD, Story
 from evomm.run.engine import PICTURES
@@ -67,7 +67,7 @@ def compared(story: Story, most: int) -> Compared:
     """The child beside its rival on the test split, at most so many wins, losses and ties."""
     role = story.rival
     ours, theirs = (story.test[story.subjects[who]] for who in (CHILD, role))
-    examples, missing = _asked(story, "test")
+    examples = story.examples("test")
     gains = [a - b for a, b in zip(ours.score.values, theirs.score.values, strict=True)]
     order = sorted(range(len(gains)), key=lambda i: (-abs(gains[i]), i))
     kinds = (
@@ -75,11 +75,11 @@ def compared(story: Story, most: int) -> Compared:
         [i for i in order if gains[i] < -_SAME],
         [i for i in sorted(order) if abs(gains[i]) <= _SAME],
     )
-    drawn = story.folder / PICTURES if _draws(story) else None
+    drawn = story.folder / PICTURES if story.task and issubclass(story.task.Asks, ImageGeneration) else None
     wins, losses, ties = (tuple(_pair(i, examples, ours, theirs, drawn) for i in kind[:most]) for kind in kinds)
     counts = (len(kinds[0]), len(kinds[1]), len(kinds[2]))
-    language = "" if missing else str(getattr(story.task().spec, "language", None) or "")
-    return Compared(role, wins, losses, ties, counts, language, missing)
+    language = str(getattr(story.task and story.task.spec, "language", None) or "")
+    return Compared(role, wins, losses, ties, counts, language, story.lost)
 
 
 def improvements(story: Story) -> tuple[Sequence[str], Sequence[Improvement]]:
@@ -89,27 +89,12 @@ def improvements(story: Story) -> tuple[Sequence[str], Sequence[Improvement]]:
     if not found:
         return (), ()
     chosen = [found[round(i * (len(found) - 1) / max(1, min(_ACROSS, len(found)) - 1))] for i in range(min(_ACROSS, len(found)))]
-    examples, _ = _asked(story, "search")
+    examples = story.examples("search")
     names = sorted(path.name for path in (folder / chosen[-1].id).glob("*.png"))
     every = max(1, len(names) // max(1, len(examples)))  # samples per prompt
     names = names[::every][:_ACROSS]
     prompts = [example.question for example in examples[: len(names)]] or [f"prompt {i + 1}" for i in range(len(names))]
     return prompts, [Improvement(trial, tuple(stored(folder, f"{trial.id}/{name}") for name in names)) for trial in chosen]
-
-
-def _asked(story: Story, split: Split) -> tuple[Sequence[Example], str]:
-    """The examples, or why they are not here."""
-    try:
-        return story.examples(split), ""
-    except EvommError as error:
-        return (), str(error)
-
-
-def _draws(story: Story) -> bool:
-    try:
-        return issubclass(story.task().Asks, ImageGeneration)
-    except EvommError:
-        return False
 
 
 def _pair(number: int, examples: Sequence[Example], ours: Final, theirs: Final, drawn: Path | None) -> Pair:

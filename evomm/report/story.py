@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from evomm.errors import EvommError, UsageError
@@ -123,13 +124,27 @@ class Story:
         size = self.config.search.size(len(trials[0].vector)) if trials else 1
         return [list(trials[start : start + size]) for start in range(0, len(trials), size)]
 
-    def task(self) -> Task:
-        """What was asked; EvommError when it is not here any more, or has changed since."""
-        task = load_task(self.config.task, self.beside)
-        if task.digest != self.facts.get("task/digest"):
-            raise EvommError(f"task '{self.config.task}' has changed since the run")
-        return task
+    @property
+    def task(self) -> Task | None:
+        """What was asked; None when it is not here as it was."""
+        return self._asked[0]
+
+    @property
+    def lost(self) -> str:
+        """Why there is no task."""
+        return self._asked[1]
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """What was asked of a split, in the order of scores and answers; raises as `task` does."""
-        return self.task().examples(split, getattr(self.config.limits, split))
+        """What was asked of a split, in the order of scores and answers; nothing when there is no task."""
+        return self.task.examples(split, getattr(self.config.limits, split)) if self.task else ()
+
+    @cached_property
+    def _asked(self) -> tuple[Task | None, str]:
+        try:
+            task = load_task(self.config.task, self.beside)
+            if task.digest != self.facts.get("task/digest"):
+                return None, f"task '{self.config.task}' has changed since the run"
+            task.examples("test")  # all splits are read at once
+        except EvommError as error:
+            return None, str(error)
+        return task, ""

@@ -113,6 +113,10 @@ class Workshop:
         update = {key: reference(name, self._locate(name)) for key, name in names.items() if name not in self.known}
         return source.model_copy(update=update)
 
+    def _placed(self, source: Source) -> Source:
+        """With a model by a name of its own as the path that it has."""
+        return source.model_copy(update={"model": str(self.known.get(source.model, source.model))})
+
     def _locate(self, model: str) -> Path:
         return self.known[model] if model in self.known else locate(model, self.beside)
 
@@ -134,7 +138,8 @@ class Workshop:
         engine = Engine(aligned, threads=self.threads, device=self.device, forgetful=True)
         texts = texts or {}
         if self.card is not None and out.suffix != ".safetensors":
-            texts = {**texts, CARD: self.card(out.name, recipe, adapter, texts)}
+            parents = {label: self._placed(source) for label, source in recipe.parents.items()}
+            texts = {**texts, CARD: self.card(out.name, recipe.model_copy(update={"parents": parents}), adapter, texts)}
         written = adapter.save(
             recipe,
             aligned,

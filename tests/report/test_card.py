@@ -70,6 +70,30 @@ def test_a_merge_by_hand_has_a_card(evomm: Evomm, run: Path, tmp_path: Path) -> 
     assert "```yaml\nmerge_method: slerp" in (tmp_path / "mk" / "README.md").read_text()
 
 
+def test_a_stage_of_a_file_counts_as_its_parents(evomm: Evomm, run: Path, tmp_path: Path) -> None:
+    world = run.parent / "world"
+    first = f"name: mine\nmerge_method: linear\nmodels: [{{model: {world / 'base'}}}, {{model: {world / 'low'}}}]\n"
+    last = f"merge_method: linear\nmodels: [{{model: mine}}, {{model: {world / 'high'}}}]\n"
+    (tmp_path / "mk.yaml").write_text("---\n".join(text + "parameters: {weight: 1}\n" for text in (first, last)))
+    assert evomm("merge", tmp_path / "mk.yaml", "-o", tmp_path / "mk").code == 0
+    card = ModelCard.load(tmp_path / "mk" / "README.md")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "| mine | mine |" in card.text
+
+
+def test_a_child_of_stages_has_the_first_stages_licence(evomm: Evomm, runs: dict[str, Path], tmp_path: Path) -> None:
+    """Though a stage's child has no card."""
+    world = runs["staged"].parent / "world"
+    for name, licence in (("base", "mit"), ("low", "cc-by-sa-4.0"), ("high", "mit")):
+        (world / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    evomm("export", runs["staged"], "-o", tmp_path / "child")
+    card = ModelCard.load(tmp_path / "child" / "README.md")
+    assert card.data.license == "cc-by-sa-4.0"
+    assert "| first/child | the common ancestor | cc-by-sa-4.0, from its parents' cards |" in card.text
+    for name in ("base", "low", "high"):
+        (world / name / "README.md").unlink()
+
+
 HOSTILE = "</table><script>alert(1)</script>|a\n# head [x](javascript:alert(1)) `code`"
 
 

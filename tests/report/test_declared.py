@@ -69,3 +69,11 @@ def test_a_child_without_a_card_has_what_follows_from_its_parents(tmp_path: Path
     found = declared({"child": Source(model=str(tmp_path / "child"))})["child"]
     assert found.licence.id == "cc-by-nc-4.0"
     assert found.languages == ("en", "ja")
+
+
+def test_hub_ids_are_found_through_children(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    parents = {"a": Source(model="org/a@main", lora="org/l/x.safetensors"), "b": Source(model="zoo:tiny/llm/base")}
+    (tmp_path / "evomm_recipe.yaml").write_text(Recipe(method="linear", parents=parents).to_yaml())
+    assert declared({"it": Source(model=str(tmp_path))})["it"].bases == ("org/a", "org/l")
+    assert declared({"it": Source(model="org/b@v2")})["it"].bases == ("org/b",)
