@@ -101,7 +101,7 @@ def _measured(store: Store, setup: Setup) -> dict[str, object]:
     name, tested = setup.config.search.method, store.finals("test")
     trials, evaluator = store.trials(name), Evaluator(setup)
     examples = len(evaluator.examples("search"))
-    size = setup.config.search.population or 4 + int(3 * np.log(len(setup.codec.space.genes)))
+    size = setup.config.search.size(len(setup.codec.space.genes))
     costs, scores, seen = list[float](), list[float](), dict[int, float]()
     for stop in range(size, len(trials) + 1, size):
         best = _most_promising(trials[:stop], size, setup.config.seed, examples)

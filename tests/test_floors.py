@@ -120,6 +120,16 @@ def test_merging_does_not_pay_for_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_only_reports_pay_for_charts() -> None:
+    """matplotlib takes a second; searching and model cards do without it, though cma would import it."""
+    code = (
+        "import sys, evomm.run.engine, evomm.report.card; print('matplotlib' in sys.modules); "
+        "import evomm.report.page; print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
+
+
 def test_tasks_on_text_do_not_pay_for_scorers_of_pictures() -> None:
     code = "import sys; from evomm.fitness.table import load_task; load_task('tiny-math-ja'); print('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

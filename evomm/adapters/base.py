@@ -74,6 +74,8 @@ class Adapter(ABC):
     name: str
     takes: frozenset[str] = frozenset()
     """Adapters whose models can be parents too."""
+    library: str = "transformers"
+    """What loads a child, as the hub calls it."""
 
     @classmethod
     @abstractmethod

@@ -36,6 +36,7 @@ class SDXLAdapter(Adapter):
     """UNet pipelines of diffusers with CLIP text encoders: SDXL, and Stable Diffusion 1 and 2."""
 
     name = "sdxl"
+    library = "diffusers"
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

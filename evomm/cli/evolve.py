@@ -81,6 +81,7 @@ def show_outcome(outcome: "Outcome", as_json: bool) -> None:
     if (outcome.folder / PICTURES).exists():
         out.print(f"Pictures of every improvement, and of all that was tested: {outcome.folder / PICTURES}")
     show_weights(outcome.block_weights)
+    out.print(f"See what came out: evomm report {outcome.folder}")
     out.print(f"Get the model: evomm export {outcome.folder} -o MODEL")
 
 

@@ -20,11 +20,15 @@ def merge(
     import time
 
     from evomm.cli.progress import MergeWatch
+    from evomm.report.card import Card
     from evomm.run.make import Workshop, make_file
 
     started = time.monotonic()
     with MergeWatch() as watch:
-        workshop = Workshop(recipe.parent, threads=threads, device=device, shard_bytes=int(shard_gb * 1e9), watch=watch)
+        card = Card(recipe.parent).write
+        workshop = Workshop(
+            recipe.parent, threads=threads, device=device, shard_bytes=int(shard_gb * 1e9), watch=watch, card=card
+        )
         written = make_file(recipe, output, workshop)
     seconds = time.monotonic() - started
     if as_json:

@@ -75,6 +75,7 @@ class ImageTask(Task):
 
     Spec = ImageSpec
     Asks = ImageGeneration
+    pipeline = "text-to-image"
     answered = False
     spec: ImageSpec
 

@@ -53,6 +53,8 @@ class Task(ABC):
     """The keys of its files."""
     Asks: ClassVar[type[Generation]]
     """The kind of answer it wants; keys of the task file that are also options of it are its defaults."""
+    pipeline: ClassVar[str] = "text-generation"
+    """What the hub calls models that such tasks are for."""
     answered: ClassVar[bool] = True
     """Whether every example must come with an answer."""
 

@@ -66,6 +66,7 @@ class VQATask(Task):
 
     Spec = VQASpec
     Asks = TextGeneration
+    pipeline = "image-text-to-text"
     spec: VQASpec
 
     def __init__(self, name: str, spec: TaskSpec, folder: Path) -> None:

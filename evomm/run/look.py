@@ -47,8 +47,12 @@ def look(folders: Sequence[Path], grouping: Grouping) -> list[Row]:
         adapter.check(checkpoints, "0", whole=lent)
     sizes = {name: info.numel for name, info in checkpoints["0"].infos.items()}
     places = {name: place for name, place in adapter.blocks(checkpoints["0"]).items() if component(name) not in lent}
-    blocks = group(places, grouping, sizes)
-    return [_row(block, list(checkpoints.values())) for block in blocks]
+    return compare(list(checkpoints.values()), group(places, grouping, sizes))
+
+
+def compare(models: Sequence[Model], blocks: Sequence[Block]) -> list[Row]:
+    """How far models that fit together are from the first of them, block by block; reads all their weights."""
+    return [_row(block, models) for block in blocks]
 
 
 def _row(block: Block, models: Sequence[Model]) -> Row:

@@ -1,7 +1,7 @@
 """From a recipe, evomm's or mergekit's, to a checkpoint on disk, whatever kind of model it is."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,8 @@ from evomm.plain import load_yaml_all, read_text
 from evomm.run.parents import open_parent, refuse_other
 
 MERGEKIT_FILE = "mergekit_config.yml"  # mergekit's own name for it
+CARD = "README.md"
+Carder = Callable[[str, Recipe, Adapter, Mapping[str, str]], str]  # (child's name, recipe, adapter, texts beside it) -> its card
 
 
 class Watch(Protocol):
@@ -64,6 +66,7 @@ class Workshop:
         beside: the folder that relative paths of the recipe start from.
         known: models by a name of their own, such as the stages of a mergekit file.
         threads, device: see `Engine`.
+        card: writes what a folder's README.md says; none is written without it.
     """
 
     beside: Path | None = None
@@ -72,6 +75,7 @@ class Workshop:
     device: str = "cpu"
     shard_bytes: int = SHARD_BYTES
     watch: Watch = field(default_factory=Silent)
+    card: Carder | None = None
 
     def make(self, recipe: Recipe, out: Path) -> Made:
         """Stream the recipe's child to a new folder, or to a single file where ``out`` ends in .safetensors.
@@ -109,6 +113,10 @@ class Workshop:
         update = {key: reference(name, self._locate(name)) for key, name in names.items() if name not in self.known}
         return source.model_copy(update=update)
 
+    def _placed(self, source: Source) -> Source:
+        """With a model by a name of its own as the path that it has."""
+        return source.model_copy(update={"model": str(self.known.get(source.model, source.model))})
+
     def _locate(self, model: str) -> Path:
         return self.known[model] if model in self.known else locate(model, self.beside)
 
@@ -128,13 +136,17 @@ class Workshop:
             self.watch.note(warning)
         self.watch.start(out.name, sum(info.nbytes for info in aligned[recipe.carrier].infos.values()))
         engine = Engine(aligned, threads=self.threads, device=self.device, forgetful=True)
+        texts = texts or {}
+        if self.card is not None and out.suffix != ".safetensors":
+            parents = {label: self._placed(source) for label, source in recipe.parents.items()}
+            texts = {**texts, CARD: self.card(out.name, recipe.model_copy(update={"parents": parents}), adapter, texts)}
         written = adapter.save(
             recipe,
             aligned,
             out,
             engine=engine,
             alignment=alignment,
-            texts=texts or {},
+            texts=texts,
             advance=self.watch.advance,
             shard_bytes=self.shard_bytes,
         )

@@ -8,6 +8,7 @@ from typing import Any, Self
 from evomm.errors import UsageError
 from evomm.fitness.score import Interval, Score, paired
 from evomm.merge.recipe import Recipe
+from evomm.run.config import EvolveConfig
 from evomm.run.goals import Constraint
 from evomm.run.looks import aims, scores_of
 from evomm.run.setup import Setup
@@ -56,10 +57,10 @@ class Outcome:
     def of(cls, store: Store, setup: Setup, seconds: float) -> Self:
         """Read a finished run; UsageError when it has not been tested yet."""
         finals = store.finals("test")
-        subjects = _roles(store, setup)
+        subjects = roles(store, setup.config)
         test = scores_of(store, setup, "test", list(subjects.values()))
         if any(len(scores) < len(setup.tasks) for scores in test.values()):
-            raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
+            raise _unfinished(store)
         searches = [setup.config.search.method, *setup.config.baselines]
         trials = [trial for name in searches for trial in store.trials(name)]
         paid = [score for t in trials if t.seconds > 0 for score in (t.scores or {}).values()]
@@ -123,15 +124,22 @@ def _front(store: Store, setup: Setup) -> dict[str, dict[str, Interval]]:
 def _validated(store: Store, search: str) -> list[str]:
     few = [subject for subject in store.finals("validation") if subject.startswith(f"{search}/")]
     if not few:
-        raise UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")
+        raise _unfinished(store)
     return few
 
 
-def _roles(store: Store, setup: Setup) -> dict[str, str]:
-    roles = {"child": setup.config.search.method, **{name: name for name in setup.config.baselines}}
+def roles(store: Store, config: EvolveConfig) -> dict[str, str]:
+    """Role -> its subject in the store; UsageError before each search has a winner, which is tested."""
+    searches = {"child": config.search.method, **{name: name for name in config.baselines}}
     tested = store.finals("test")
     found = {}
-    for role, search in roles.items():
+    for role, search in searches.items():
         few = _validated(store, search)
         found[role] = next((subject for subject in tested if subject in few), "")
-    return {**found, "uniform": "uniform", **{label: f"parent/{label}" for label in setup.config.models}}
+        if not found[role]:
+            raise _unfinished(store)
+    return {**found, "uniform": "uniform", **{label: f"parent/{label}" for label in config.models}}
+
+
+def _unfinished(store: Store) -> UsageError:
+    return UsageError(f"{store.folder}: the run is not finished; `evomm resume {store.folder}` goes on with it")

@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evomm.checkpoints.locate import locate
-from evomm.errors import DamagedFile, UsageError, WriteFailed, nearest
+from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed, nearest
 from evomm.fitness.table import load_task
 from evomm.plain import Plain
 from evomm.run.config import EvolveConfig
@@ -123,6 +123,24 @@ def last_run(folder: Path) -> Path:
     if not (last / "run.sqlite").exists():
         raise UsageError(f"{folder}: the run is not finished; `evomm resume {folder}` goes on with it")
     return last
+
+
+def stage_names(folder: Path) -> list[str]:
+    """What the stages of a run are called, in order; none for a run of one."""
+    whole = _read(folder)
+    return [str(config.stage) for config in whole.stages] if whole else []
+
+
+def begun(folder: Path) -> list[Path]:
+    """The folders of the ordinary runs that a run consists of, in order, as far as they have begun.
+
+    Raises MissingFile when there is none.
+    """
+    folders = [folder / name for name in stage_names(folder)] or [folder]
+    found = [path for path in folders if (path / "run.sqlite").exists()]
+    if not found:
+        raise MissingFile(f"{folder}: no run here (no run.sqlite); `evomm evolve CONFIG -o {folder}` starts one")
+    return found
 
 
 def _walk(whole: Stages, folder: Path, watch: Watch) -> Outcome:

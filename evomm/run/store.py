@@ -160,6 +160,10 @@ class Store:
             raise DamagedFile(f"{self.folder}: the store has no '{key}'; was it made by another version?")
         return str(rows[0][0])
 
+    def facts(self) -> dict[str, str]:
+        """The whole run table."""
+        return {str(key): str(value) for key, value in self._query("SELECT key, value FROM run ORDER BY rowid")}
+
     def add_fact(self, key: str, value: str) -> None:
         """Remember a value that becomes known during the run; the first one stays."""
         self._commit("INSERT OR IGNORE INTO run VALUES (?, ?)", (key, value))

@@ -38,6 +38,10 @@ class Settings(Plain):
     separable: bool | None = None
     restarts: int = Field(default=0, ge=0)
 
+    def size(self, genes: int) -> int:
+        """N, candidates per generation in a space of so many genes."""
+        return self.population or 4 + int(3 * np.log(genes))
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -89,7 +93,7 @@ class Searcher(ABC):
     @property
     def population(self) -> int:
         """N, the vectors per `ask`."""
-        return self.settings.population or 4 + int(3 * np.log(len(self.problem.start)))
+        return self.settings.size(len(self.problem.start))
 
     @abstractmethod
     def ask(self) -> Vectors:

@@ -3,8 +3,10 @@
 With many genes it is separable: a variance per gene, no covariances (Ros and Hansen, PPSN 2008).
 """
 
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,22 @@ import numpy as np
 from evomm.genome.space import Vector
 from evomm.search.base import Problem, Result, Searcher, Settings, Vectors, levels
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # cma says at import that it cannot plot without matplotlib; we draw elsewhere
+
+@contextmanager
+def _no_plots() -> Iterator[None]:
+    """Hides matplotlib from what is imported inside: cma takes its pyplot, a second's work, and we draw elsewhere."""
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # how the import system is told that there is none
+    try:
+        yield
+    finally:
+        del sys.modules["matplotlib"]
+
+
+with warnings.catch_warnings(), _no_plots():
+    warnings.simplefilter("ignore")  # cma says so where it cannot plot
     import cma
 
 _MANY = 500  # genes: above, a covariance of each pair is neither affordable nor learned within any budget
