@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
 from evomm.fitness.score import Score
-from evomm.plain import Plain
+from evomm.plain import Plain, cut
 
 _FRESH = "run.sqlite.new"
 _SCHEMA = """
@@ -86,7 +86,7 @@ class Store:
             if writing:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise DamagedFile(f"{folder / 'run.sqlite'}: cannot be opened as a run store ({error})") from error
 
     @classmethod
@@ -164,18 +164,19 @@ class Store:
             "SELECT search, number, vector, score, failure, seconds, level FROM trials WHERE search = ? ORDER BY number",
             (search,),
         )
-        return [
-            Trial(
-                search=row[0],
-                number=row[1],
-                vector=tuple(json.loads(row[2])),
-                score=Score.model_validate_json(row[3]) if row[3] else None,
-                failure=row[4],
-                seconds=row[5],
-                level=row[6],
-            )
-            for row in rows
-        ]
+        with self._believed():
+            return [
+                Trial(
+                    search=row[0],
+                    number=row[1],
+                    vector=tuple(json.loads(row[2])),
+                    score=Score.model_validate_json(row[3]) if row[3] else None,
+                    failure=row[4],
+                    seconds=row[5],
+                    level=row[6],
+                )
+                for row in rows
+            ]
 
     def add_final(self, final: Final) -> None:
         """Commit a validation or test score; each subject is looked at once per split."""
@@ -186,21 +187,32 @@ class Store:
     def finals(self, split: str) -> dict[str, Final]:
         """Subject -> its look at a split, in the order they were taken."""
         rows = self._query("SELECT subject, split, recipe, score, answers FROM finals WHERE split = ? ORDER BY rowid", (split,))
-        return {
-            row[0]: Final(
-                subject=row[0],
-                split=row[1],
-                recipe=row[2],
-                score=Score.model_validate_json(row[3]),
-                answers=tuple(json.loads(row[4])),
-            )
-            for row in rows
-        }
+        with self._believed():
+            return {
+                row[0]: Final(
+                    subject=row[0],
+                    split=row[1],
+                    recipe=row[2],
+                    score=Score.model_validate_json(row[3]),
+                    answers=tuple(json.loads(row[4])),
+                )
+                for row in rows
+            }
+
+    @contextmanager
+    def _believed(self) -> Iterator[None]:
+        """Rows that another hand than this one wrote."""
+        try:
+            yield
+        except (ValueError, TypeError, RecursionError) as error:  # pydantic's and JSON's are ValueErrors
+            raise DamagedFile(
+                f"{self.folder / 'run.sqlite'}: holds a row that evomm does not write ({cut(str(error))}); restore it from a copy"
+            ) from error
 
     def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: a damaged name in SQLite's own message
             raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
 
     def _commit(self, sql: str, values: Sequence[object]) -> None:
@@ -211,7 +223,7 @@ class Store:
             raise WriteFailed(
                 f"{self.folder}: the store could not be written ({error}); make room, then `evomm resume {self.folder}`"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
 
 
