@@ -125,7 +125,14 @@ class Store:
         """The store of an existing run."""
         if not (folder / "run.sqlite").exists():
             raise MissingFile(f"{folder}: no run here (no run.sqlite); `evomm evolve CONFIG -o {folder}` starts one")
-        return cls(folder, writing)
+        store = cls(folder, writing)
+        try:
+            if odd := store._query("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"):
+                raise DamagedFile(f"{folder / 'run.sqlite'}: holds '{cut(str(odd[0][0]))}', a program; restore it from a copy")
+        except DamagedFile:
+            store.close()
+            raise
+        return store
 
     def close(self) -> None:
         """Close the file and let go of the lock."""

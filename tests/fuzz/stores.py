@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -34,6 +35,7 @@ _PIXEL = bytes.fromhex(
 )
 
 
+@cache
 def stores() -> list[bytes]:
     """A finished run and one that was stopped, as tables in JSON, and the file of the first."""
     with TemporaryDirectory() as made:

@@ -68,6 +68,22 @@ def test_rows_that_evomm_does_not_write_are_refused(finished: Path, tmp_path: Pa
         _ = store.trials("cma"), store.finals("test")
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (
+            "DROP TABLE trials",
+            "CREATE VIEW trials AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT * FROM n",
+        ),
+        ("CREATE TRIGGER t AFTER INSERT ON trials BEGIN DELETE FROM finals; END",),
+    ],
+)
+def test_a_store_that_holds_programs_is_not_asked(finished: Path, tmp_path: Path, statements: tuple[str, ...]) -> None:
+    """Views and triggers are SQL that runs, without end if it likes, when tables are read and written."""
+    with pytest.raises(DamagedFile, match="a program"):
+        Store.open(changed(finished, tmp_path / "run", *statements))
+
+
 @pytest.mark.parametrize("vector", ["[0.5]", "[0.5, 0.5, 0.5, 1e300]", "[0.5, 0.5, 0.5, -1]"])
 def test_a_vector_that_no_search_asked_is_not_exported(finished: Path, tmp_path: Path, vector: str) -> None:
     run = changed(finished, tmp_path / "run", f"UPDATE trials SET vector = '{vector}' WHERE number = 3")
