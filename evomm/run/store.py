@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
+from evomm.errors import DamagedFile, MissingFile, UnsafeFile, UsageError, WriteFailed
 from evomm.fitness.score import Score
 from evomm.plain import Plain, cut
 
@@ -125,6 +125,8 @@ class Store:
         """The store of an existing run."""
         if not (folder / "run.sqlite").exists():
             raise MissingFile(f"{folder}: no run here (no run.sqlite); `evomm evolve CONFIG -o {folder}` starts one")
+        if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+            raise UnsafeFile(f"{link}: a link, through which a run would write elsewhere; put what it leads to in its place")
         store = cls(folder, writing)
         try:
             if odd := store._query("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"):
@@ -246,7 +248,10 @@ def held(folder: Path) -> Iterator[None]:
 
 def _lock(folder: Path) -> int:
     """An exclusive lock that the system releases when the process ends, however it ends."""
-    fd = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fd = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise WriteFailed(f"{folder}: cannot be locked ({error}); a run writes into its folder") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

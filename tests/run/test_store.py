@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evomm.errors import DamagedFile
+from evomm.errors import DamagedFile, UnsafeFile
 from evomm.run.config import EvolveConfig
 from evomm.run.engine import evolve, resume
 from evomm.run.export import candidate_recipe
@@ -82,6 +82,18 @@ def test_a_store_that_holds_programs_is_not_asked(finished: Path, tmp_path: Path
     """Views and triggers are SQL that runs, without end if it likes, when tables are read and written."""
     with pytest.raises(DamagedFile, match="a program"):
         Store.open(changed(finished, tmp_path / "run", *statements))
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "pictures", ".lock", "run.sqlite-wal"])
+def test_a_run_writes_through_no_link(finished: Path, tmp_path: Path, name: str) -> None:
+    """A run folder from elsewhere may hold a recipe.yaml that is a link to a file of one's own."""
+    own = tmp_path / "own"
+    own.write_text("years of work")
+    run = changed(finished, tmp_path / "run")
+    (run / name).symlink_to(own)
+    with pytest.raises(UnsafeFile, match="a link"):
+        resume(run)
+    assert own.read_text() == "years of work"
 
 
 @pytest.mark.parametrize("vector", ["[0.5]", "[0.5, 0.5, 0.5, 1e300]", "[0.5, 0.5, 0.5, -1]"])

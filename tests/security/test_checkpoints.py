@@ -13,7 +13,8 @@ from evomm.adapters import llm_model, resident
 from evomm.adapters.llm import LLMAdapter
 from evomm.adapters.vocabulary.tokenizer import load
 from evomm.checkpoints.reader import SINGLE, Checkpoint
-from evomm.errors import CheckpointError, DamagedFile, MissingFile, UnsafeFile
+from evomm.checkpoints.writer import CheckpointWriter
+from evomm.errors import CheckpointError, DamagedFile, MissingFile, UnsafeFile, WriteFailed
 from evomm.resources import resource
 from tests.fuzz.files import LLAMA, SHAPES
 
@@ -185,6 +186,17 @@ def test_texts_that_are_links_out_of_the_folder_are_not_given_to_transformers(tm
     for bring in (lambda: llm_model.load(folder, "cpu", torch.float32), lambda: resident.tokens(AutoTokenizer, folder)):
         with pytest.raises(UnsafeFile, match="outside of the model folder"):
             bring()
+
+
+def test_a_planted_link_in_the_place_of_a_partial_output_is_not_cleared(tmp_path: Path) -> None:
+    """Folders such as /tmp are anybody's."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.txt").write_text("years of work")
+    (tmp_path / ".out.partial").symlink_to(own)
+    with pytest.raises(WriteFailed, match="a link"), CheckpointWriter(tmp_path / "out", {}):
+        pass
+    assert (own / "thesis.txt").read_text() == "years of work"
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ _NAME = 100  # letters; file systems take 255 bytes, and something is put before
 
 def _dtype(value: Any) -> Any:
     name = value.removeprefix("torch.") if isinstance(value, str) else value
-    if name is not None and name not in DTYPE_NAMES:
-        raise ValueError(f"{value!r} is not supported, expected one of {', '.join(DTYPE_NAMES)}")
+    if name is not None and str(name) not in DTYPE_NAMES:
+        raise ValueError(f"{cut(repr(value))} is not supported, expected one of {', '.join(DTYPE_NAMES)}")
     return name
 
 
