@@ -39,7 +39,7 @@ def folder_of(name: str, worlds: Path) -> Path:
 
 @pytest.mark.parametrize("path", INPUTS, ids=[f"{path.parent.name}/{path.stem}" for path in INPUTS])
 def test_what_was_found_stays_mended(path: Path, worlds: Path) -> None:
-    found = judge(READERS[path.parent.name], path.read_bytes(), folder_of(path.parent.name, worlds))
+    found = judge(READERS[path.parent.name], path.read_bytes(), folder_of(path.parent.name, worlds), seconds=30)
     assert found is None, f"{found.key}\n{found.told}"
 
 
@@ -52,7 +52,7 @@ def test_a_few_new_inputs(name: str, worlds: Path, seed: int) -> None:
         next(inputs)
     for _ in range(3):
         data = next(inputs)
-        found = judge(READERS[name], data, folder_of(name, worlds), seconds=20)
+        found = judge(READERS[name], data, folder_of(name, worlds), seconds=30)
         assert found is None, f"{found.key}\n{data[:2000]!r}\n{found.told}"
 
 
