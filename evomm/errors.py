@@ -16,11 +16,17 @@ Every message says what was expected, what came, and what to do.
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 8_000
+
 
 class EvommError(Exception):
-    """The root: whatever evomm raises on purpose."""
+    """The root: whatever evomm raises on purpose. Its message can be shown: what files say in it is cut, half letters spelled."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        text = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ... ({len(message)} letters)"
+        super().__init__(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class UsageError(EvommError):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from evomm.errors import MissingFile
+from evomm.plain import exists
 
 _PACKAGE = Path(__file__).resolve().parent
 _HOMES = (_PACKAGE / "_data", _PACKAGE.parent)  # in the wheel; in a checkout
@@ -13,8 +14,8 @@ def resource(*parts: str) -> Path:
 
     Raises MissingFile when it is in neither home.
     """
-    for home in _HOMES:
+    for home in _HOMES if ".." not in parts else ():
         path = home.joinpath(*parts)
-        if path.exists():
+        if exists(path):
             return path
     raise MissingFile(f"'{'/'.join(parts)}' is not among the data shipped with evomm; `evomm zoo list` shows what is")

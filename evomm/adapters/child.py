@@ -8,9 +8,11 @@ from typing import Any
 
 from evomm.adapters.chat import TEMPLATES
 from evomm.adapters.vocabulary import VOCABULARY_FILES, Alignment, child_files, renumber
+from evomm.checkpoints.reader import read_json
 from evomm.checkpoints.writer import CheckpointWriter
 from evomm.errors import UsageError, nearest
 from evomm.merge.recipe import Recipe
+from evomm.plain import read_text
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -38,7 +40,7 @@ def write_files(
         for name, text in child_files(alignment, alignment.folders[alignment.carrier]).items():
             writer.text(name, text)
         if (folder / _GENERATION_CONFIG).exists():
-            writer.text(_GENERATION_CONFIG, _json(renumber(_read(folder / _GENERATION_CONFIG), alignment, folder)))
+            writer.text(_GENERATION_CONFIG, _json(renumber(read_json(folder / _GENERATION_CONFIG), alignment, folder)))
     writer.text(
         "config.json", _json(child_config(recipe, {label: found for label, (_, found) in parents.items()}, alignment, folder))
     )
@@ -46,7 +48,7 @@ def write_files(
         writer.text("chat_template.jinja", template)
         settings = writer.partial / _TOKENIZER_CONFIG
         if settings.exists():  # an older place of the template, which would be a second truth
-            writer.text(_TOKENIZER_CONFIG, _json({key: v for key, v in _read(settings).items() if key != "chat_template"}))
+            writer.text(_TOKENIZER_CONFIG, _json({key: v for key, v in read_json(settings).items() if key != "chat_template"}))
 
 
 def child_config(
@@ -93,18 +95,14 @@ def chat_template(wanted: str | None, folders: list[Path]) -> str | None:
 
 def _template_of(folder: Path) -> str | None:
     if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return read_text(folder / "chat_template.jinja")
     if not (folder / _TOKENIZER_CONFIG).exists():
         return None
-    found = _read(folder / _TOKENIZER_CONFIG).get("chat_template")
+    found = read_json(folder / _TOKENIZER_CONFIG).get("chat_template")
     if isinstance(found, list):  # several, by name
-        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
+        named = (entry for entry in found if isinstance(entry, dict))
+        found = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     return found if isinstance(found, str) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
 
 
 def _json(content: Any) -> str:

@@ -68,7 +68,7 @@ class Decoder:
 
         Raises MisfitError for a kind of decoder in which dividing them is not known to divide what the layer adds.
         """
-        kind = self.config.get("model_type")
+        kind = str(self.config.get("model_type"))
         if kind not in _PRE_NORM:
             raise MisfitError(
                 f"{self.folder}: scales of a path are folded into what its layers add, which is not known to work for a "
@@ -89,12 +89,12 @@ class Decoder:
     @property
     def width(self) -> int | None:
         """The width of its embeddings, where their name is a common one."""
-        return next((info.shape[1] for name, info in self.infos.items() if _TOKENS.search(name)), None)
+        return next((info.shape[1] for info in self._embeddings), None)
 
     @property
     def vocabulary(self) -> Mapping[str, int]:
         """Tensor name -> dimension that counts tokens: embeddings and head have a row for each, a head's bias an element."""
-        rows = {info.shape[0] for name, info in self.infos.items() if _TOKENS.search(name)}
+        rows = {info.shape[0] for info in self._embeddings}
         places = self.places
         return {
             name: 0
@@ -105,7 +105,17 @@ class Decoder:
     @property
     def rows(self) -> int | None:
         """The rows of its embeddings."""
-        return next((info.shape[0] for name, info in self.infos.items() if _TOKENS.search(name)), None)
+        return next((info.shape[0] for info in self._embeddings), None)
+
+    @property
+    def _embeddings(self) -> Iterator[TensorInfo]:
+        return (info for name, info in self.infos.items() if _TOKENS.search(name) and len(info.shape) == 2)
+
+
+def architectures(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that a config.json names; none when it does not say so in a list."""
+    named = config.get("architectures")
+    return tuple(map(str, named)) if isinstance(named, list) else ()
 
 
 def repeated_heads(decoder: Decoder) -> list[str]:
@@ -130,16 +140,19 @@ def refuse_contradiction(decoder: Decoder) -> None:
     """Compare the config with the tensors, as far as common names go."""
     config, infos = decoder.config, decoder.infos
     found = {place.layer for place in decoder.places.values() if place.layer is not None}
+    if found and max(found) >= len(infos):
+        raise DamagedFile(f"{decoder.folder}: names tensors of layer {max(found)}, but has {len(infos)} tensors; copy it again")
     count = _first(config, COUNTS)
     if isinstance(count, int):
-        lost = sorted(set(range(count)) - found)
-        if lost:
+        lost = next((layer for layer in range(count) if layer not in found), None)
+        if lost is not None:
             raise DamagedFile(
-                f"{decoder.folder}: config.json's model has {count} layers, but no file holds layer {lost[0]}; "
+                f"{decoder.folder}: config.json's model has {count} layers, but no file holds layer {lost}; "
                 "copy the model again, or take the config that belongs to it"
             )
-        extra = int(config.get("num_nextn_predict_layers") or 0)  # stored behind the layers by some families
-        _expect(decoder, "layers", len(found), range(count, count + extra + 1), "the files have")
+        extra = config.get("num_nextn_predict_layers")  # stored behind the layers by some families
+        allowed = range(count, count + 1 + (extra if isinstance(extra, int) else 0))
+        _expect(decoder, "layers", len(found), allowed, "the files have")
     for name, info in infos.items():
         for row, key, wanted in _expected_shapes(name, info, config):
             if row < len(info.shape):
@@ -159,7 +172,7 @@ def sketch(layers: int | None) -> Mapping[str, Place] | None:
 def _expected_shapes(name: str, info: TensorInfo, config: Mapping[str, Any]) -> Iterator[tuple[int, str, int]]:
     """(dimension, config key, size) that a tensor of this name must have."""
     width, inner = _first(config, WIDTHS), config.get("intermediate_size")
-    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads") or config.get("num_attention_heads")
     if _TOKENS.search(name):
         if isinstance(config.get("vocab_size"), int):
             yield 0, "vocab_size", config["vocab_size"]
@@ -167,12 +180,12 @@ def _expected_shapes(name: str, info: TensorInfo, config: Mapping[str, Any]) -> 
             yield 1, "hidden_size", width
     if name.endswith(".mlp.down_proj.weight") and isinstance(inner, int):
         yield 1, "intermediate_size", inner
-    if config.get("model_type") in _PLAIN_ATTENTION and isinstance(heads, int) and isinstance(width, int):
+    if str(config.get("model_type")) in _PLAIN_ATTENTION and isinstance(heads, int) and isinstance(width, int) and heads:
         size = config.get("head_dim") or width // heads
-        if name.endswith(".self_attn.q_proj.weight"):
+        if name.endswith(".self_attn.q_proj.weight") and isinstance(size, int):
             yield 0, "num_attention_heads × head_dim", heads * size
-        if name.endswith(".self_attn.k_proj.weight"):
-            yield 0, "num_key_value_heads × head_dim", (groups or heads) * size
+        if name.endswith(".self_attn.k_proj.weight") and isinstance(size, int) and isinstance(groups, int):
+            yield 0, "num_key_value_heads × head_dim", groups * size
 
 
 def _expect(decoder: Decoder, key: str, got: int, allowed: range, where: str) -> None:

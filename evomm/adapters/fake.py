@@ -15,6 +15,7 @@ import torch
 from evomm.adapters.base import Adapter, LoadedModel, Model
 from evomm.adapters.generation import Generation
 from evomm.checkpoints.reader import read_json
+from evomm.errors import MisfitError
 from evomm.genome.blocks import Place
 from evomm.merge.plan import refuse_misfits
 from evomm.merge.recipe import Recipe
@@ -32,6 +33,9 @@ class FakeAdapter(Adapter):
 
     def blocks(self, model: Model) -> Mapping[str, Place]:
         """One layer per vector."""
+        odd = next((name for name in model.infos if not re.fullmatch(r"layers\.\d{1,4}\.weight", name)), None)
+        if odd is not None:
+            raise MisfitError(f"{model.folder}: holds '{odd}'; expected vectors called layers.N.weight")
         return {name: Place(int(name.split(".")[1]), "mlp") for name in model.infos}
 
     def check(

@@ -19,7 +19,16 @@ import torch
 from torch import Tensor
 
 from evomm.adapters.base import Adapter, LoadedModel, Model, View
-from evomm.adapters.decoder import MUST_AGREE, Decoder, differences, odd_settings, refuse_contradiction, repeated_heads, sketch
+from evomm.adapters.decoder import (
+    MUST_AGREE,
+    Decoder,
+    architectures,
+    differences,
+    odd_settings,
+    refuse_contradiction,
+    repeated_heads,
+    sketch,
+)
 from evomm.adapters.generation import Generation, TextGeneration, expect
 from evomm.adapters.llava_names import DECODER, shared_names
 from evomm.adapters.vocabulary import Alignment
@@ -240,9 +249,7 @@ def seeing(model: Model) -> SeeingModel:
 
 
 def _sees(config: Mapping[str, Any]) -> bool:
-    named = any(
-        "ConditionalGeneration" in str(name) or "ImageTextToText" in str(name) for name in config.get("architectures") or ()
-    )
+    named = any("ConditionalGeneration" in name or "ImageTextToText" in name for name in architectures(config))
     return named and isinstance(config.get("vision_config"), Mapping)
 
 
@@ -268,7 +275,7 @@ def _refuse_incomplete(folder: Path) -> None:
 
 def _refuse_original(checkpoint: Checkpoint) -> None:
     """LLaVA's own repositories keep another layout, whose class needs code from the folder."""
-    named = [str(name) for name in checkpoint.config.get("architectures") or ()]
+    named = architectures(checkpoint.config)
     if any("Llava" in name and "CausalLM" in name for name in named) or "mm_vision_tower" in checkpoint.config:
         raise UnsafeFile(
             f"{checkpoint.folder}: in the layout of LLaVA's own code ({', '.join(named)}), which evomm does not run; take the "

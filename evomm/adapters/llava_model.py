@@ -18,15 +18,10 @@ from evomm.errors import DamagedFile, UsageError
 def load(folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
     """The model in evaluation mode and its processor, padded on the left.
 
-    Raises what `resident.bring_up` does, and DamagedFile for a processor that cannot be built or knows no pictures.
+    Raises what `resident.bring_up` and `resident.tokens` does, and DamagedFile for a processor that knows no pictures.
     """
     model = resident.bring_up(AutoModelForImageTextToText, folder, device, dtype, _shared)
-    try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DamagedFile(
-            f"{folder}: its processor cannot be built ({str(error).splitlines()[0]}); copy its files again"
-        ) from error
+    processor = resident.tokens(AutoProcessor, folder)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise DamagedFile(
             f"{folder}: its processor files make a {type(processor).__name__}, which does not read both texts and pictures; "

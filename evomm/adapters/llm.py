@@ -14,6 +14,7 @@ from evomm.adapters.decoder import (
     COUNTS,
     MUST_AGREE,
     Decoder,
+    architectures,
     differences,
     odd_settings,
     refuse_contradiction,
@@ -38,7 +39,7 @@ class LLMAdapter(Adapter):
     def recognises(cls, path: Path) -> bool:
         """Whether config.json names a causal language model."""
         config = read_json(path / "config.json") if (path / "config.json").exists() else {}
-        return any("CausalLM" in name or "LMHead" in name for name in config.get("architectures") or ())
+        return any("CausalLM" in name or "LMHead" in name for name in architectures(config))
 
     def open(self, path: Path) -> Checkpoint:
         """The tensors; a stored copy of a tied head is left out, since the model has only the embeddings.

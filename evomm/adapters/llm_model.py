@@ -12,14 +12,14 @@ from evomm.adapters import resident
 from evomm.adapters.base import LoadedModel
 from evomm.adapters.generation import Shown, TextGeneration
 from evomm.adapters.prefix import read_prefix
-from evomm.errors import UsageError
+from evomm.errors import DamagedFile, UsageError
+from evomm.plain import cut
 
 
 def load(folder: Path, device: str, dtype: torch.dtype) -> LoadedModel:
     """The model in evaluation mode and its tokenizer, padded on the left; raises what `resident.bring_up` does."""
     model = resident.bring_up(AutoModelForCausalLM, folder, device, dtype, _short)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return LoadedModel(targets(model), (model, padded_left(tokenizer)))
+    return LoadedModel(targets(model), (model, padded_left(resident.tokens(AutoTokenizer, folder))))
 
 
 def padded_left(tokenizer: Any) -> Any:
@@ -58,6 +58,11 @@ def in_chat(template: Any, said: Any) -> str:
         return str(template.apply_chat_template([{"role": "user", "content": said}], add_generation_prompt=True, tokenize=False))
     except ValueError as error:
         raise UsageError("chat: this model has no chat template; write the whole prompt, without `chat`") from error
+    except Exception as error:  # the template is a program of the model's, run in a sandbox; whatever it does wrong
+        raise DamagedFile(
+            f"chat: the model's own chat template fails ({type(error).__name__}: {cut(str(error))}); "
+            "write the whole prompt, without `chat`, or give the child another `chat_template`"
+        ) from error
 
 
 def batches(lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -14,8 +14,10 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from evomm.checkpoints.reader import Checkpoint, TensorInfo
+from evomm.checkpoints.reader import Checkpoint, TensorInfo, inside
+from evomm.checkpoints.writer import TEXTS
 from evomm.errors import DamagedFile, MisfitError, UnsafeFile
+from evomm.plain import cut
 
 Names = Callable[[Iterable[str], str], Mapping[str, str]]
 
@@ -32,11 +34,49 @@ def bring_up(auto: Any, folder: Path, device: str, dtype: torch.dtype, names: Na
     from its own folder.
     """
     checkpoint = Checkpoint(folder)
+    _refuse_links(folder)
     config = _config(checkpoint)
     _refuse_contradiction(auto, folder, checkpoint.infos, config, names)
     transformers_logging.disable_progress_bar()
-    model = auto.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    safely = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    try:
+        model, told = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **safely)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # as below
+        raise _no_model(folder, error) from error
+    if told["missing_keys"]:  # which transformers fills with random numbers
+        lost = sorted(told["missing_keys"])
+        raise DamagedFile(f"{folder}: holds no '{lost[0]}', and {len(lost) - 1} more that its model needs; copy the model again")
     return model.to(device).eval().requires_grad_(False)
+
+
+def tokens(auto: Any, folder: Path) -> Any:
+    """A tokenizer, or the processor that holds one, from a folder's files.
+
+    Args:
+        auto: the class of transformers' that loads it, such as AutoTokenizer.
+
+    Raises UnsafeFile when it needs code from the folder, or links lead out of it; DamagedFile when it cannot be built.
+    """
+    _refuse_links(folder)
+    try:
+        return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as many ways as files can be wrong
+        if "trust_remote_code" in str(error):
+            raise UnsafeFile(
+                f"{folder}: its tokenizer or processor needs code from the folder, which evomm does not run; "
+                "take files that transformers itself knows"
+            ) from error
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DamagedFile(f"{folder}: its tokenizer or processor cannot be built ({cut(first)}); copy its files again") from error
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise UnsafeFile when a text that transformers would read is elsewhere on this machine."""
+    for path in folder.iterdir():
+        if path.suffix in TEXTS and path.is_symlink():
+            inside(folder, path.name)
 
 
 class _Window(Tensor):
@@ -73,19 +113,26 @@ def _config(checkpoint: Checkpoint) -> Any:
         )
     try:
         return AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise DamagedFile(f"{checkpoint.folder}: config.json is of no model that transformers knows ({first})") from error
+    except Exception as error:  # classes of transformers fail in as many ways as configs can be wrong
+        raise _no_model(checkpoint.folder, error) from error
+
+
+def _no_model(folder: Path, error: Exception) -> DamagedFile:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return DamagedFile(f"{folder}: config.json is of no model that transformers can make ({cut(first)}); copy the model again")
 
 
 def _known(model_type: object) -> bool:
-    return model_type in CONFIG_MAPPING
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING
 
 
-def _skeleton(auto: Any, config: Any) -> Any:
+def _skeleton(auto: Any, config: Any, folder: Path) -> Any:
     """The model without memory for its weights; names, shapes and ties can be read off it."""
-    with torch.device("meta"):
-        return auto.from_config(config)
+    try:
+        with torch.device("meta"):
+            return auto.from_config(config)
+    except Exception as error:  # as above
+        raise _no_model(folder, error) from error
 
 
 def _tied(skeleton: Any, config: Any) -> Mapping[str, str]:
@@ -96,7 +143,7 @@ def _tied(skeleton: Any, config: Any) -> Mapping[str, str]:
 
 def _refuse_contradiction(auto: Any, folder: Path, infos: Mapping[str, TensorInfo], config: Any, names: Names) -> None:
     """Compare the files with what the config's class expects; tensors that it does not know of are left alone."""
-    skeleton = _skeleton(auto, config)
+    skeleton = _skeleton(auto, config, folder)
     state = revert_weight_conversion(skeleton, dict(skeleton.state_dict()))
     # What is repeated, or computed by the class itself, need not be stored.
     optional = {*_tied(skeleton, config), *(name for name, _ in skeleton.named_buffers())}

@@ -17,11 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from evomm.adapters import resident
 from evomm.adapters.base import LoadedModel, Model
 from evomm.adapters.generation import ImageGeneration
 from evomm.adapters.sdxl_files import config_folder, index, owner, scheduler_config
 from evomm.errors import DamagedFile, MisfitError, UsageError, nearest
 from evomm.merge.recipe import Recipe
+from evomm.plain import cut
 
 PIPELINES = {"StableDiffusionXLPipeline": StableDiffusionXLPipeline, "StableDiffusionPipeline": StableDiffusionPipeline}
 _FLATTENED = "text_model."  # of a CLIP text model's names, which recent transformers leave out
@@ -51,9 +53,9 @@ def load(recipe: Recipe, models: Mapping[str, Model], device: str, dtype: torch.
         parts[name] = module.eval().requires_grad_(False)
     for name in ("tokenizer", *(["tokenizer_2"] if "tokenizer_2" in content else [])):
         folder = config_folder(name, recipe, models)  # Japanese models bring tokenizers of other classes than CLIP's
-        parts[name] = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        parts[name] = resident.tokens(AutoTokenizer, folder)
     settings = scheduler_config(recipe, models)
-    parts["scheduler"] = _scheduler_class(settings["_class_name"]).from_config(settings)
+    parts["scheduler"] = _scheduler_class(str(settings.get("_class_name"))).from_config(settings)
     pipeline = PIPELINES[kind](**parts, **_switches(PIPELINES[kind], content))
     pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(targets, pipeline)
@@ -118,13 +120,18 @@ def _at_once(latents: Tensor) -> int:
 
 def _empty(name: str, folder: Path) -> Any:
     """A component of the class that its place in the pipeline asks for, without memory for its weights."""
-    with init_empty_weights(include_buffers=False):
-        if name == "unet":
-            return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder, local_files_only=True))
-        if name == "vae":
-            return AutoencoderKL.from_config(AutoencoderKL.load_config(folder, local_files_only=True))
-        config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
-        return CLIPTextModelWithProjection(config) if name == "text_encoder_2" else CLIPTextModel(config)
+    try:
+        with init_empty_weights(include_buffers=False):
+            if name == "unet":
+                return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder, local_files_only=True))
+            if name == "vae":
+                return AutoencoderKL.from_config(AutoencoderKL.load_config(folder, local_files_only=True))
+            config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+            return CLIPTextModelWithProjection(config) if name == "text_encoder_2" else CLIPTextModel(config)
+    except Exception as error:  # these classes fail in as many ways as configs can be wrong
+        raise DamagedFile(
+            f"{folder}: its config is of no {name} ({type(error).__name__}: {cut(str(error))}); copy it again"
+        ) from error
 
 
 def _fill(module: nn.Module, component: str, model: Model, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -148,8 +155,8 @@ def _fill(module: nn.Module, component: str, model: Model, device: str, dtype: t
         state[name] = model.read(shared).to(device, dtype, copy=True)
     module.load_state_dict(state, strict=False, assign=True)
     module.to(device)  # buffers
-    resident = dict(module.named_parameters())
-    return {shared: resident[name].detach() for shared, name in wanted.items()}
+    held = dict(module.named_parameters())
+    return {shared: held[name].detach() for shared, name in wanted.items()}
 
 
 def _shared(component: str, name: str, module: nn.Module) -> str:

@@ -79,7 +79,7 @@ def model_type(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
     try:
         found: str = infer_diffusers_model_type({name: Part(name, shape) for name, shape in shapes.items()})
-    except IndexError as error:
+    except (IndexError, KeyError, TypeError) as error:
         raise DamagedFile(f"has tensors with too few dimensions ({error}); download or copy it again") from error
     return found
 

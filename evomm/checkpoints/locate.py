@@ -15,6 +15,7 @@ from pathlib import Path
 
 from evomm.checkpoints.reader import PICKLES
 from evomm.errors import MissingFile
+from evomm.plain import cut, exists
 from evomm.resources import resource
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -58,15 +59,16 @@ def locate(model: str, beside: Path | None = None, download: bool = True) -> Pat
     """
     if model.startswith("zoo:"):
         return resource("model_zoo", *model.removeprefix("zoo:").split("/"))
-    tried = [Path(model).expanduser()] if beside is None else [beside / Path(model).expanduser(), Path(model)]
-    for path in tried:
+    tried = [_home(model)] if beside is None else [beside / _home(model), Path(model)]
+    for path in filter(exists, tried):
         if path.is_file():  # a link to a file of another name stays one: the name says what it is
             return path.parent.resolve() / path.name
-        if path.exists():
-            return path.resolve()
+        return path.resolve()
     parts = hub_parts(model)
     if parts is None:
-        raise MissingFile(f"model '{model}': no such folder or file, and not a zoo: name or a hub id (owner/name[@revision])")
+        raise MissingFile(
+            f"model '{cut(model)}': no such folder or file, and not a zoo: name or a hub id (owner/name[@revision])"
+        )
     try:
         return _fetch_file(*parts, download) if parts[2] else _fetch(*parts[:2], _WANTED, download)
     except MissingFile as error:
@@ -91,7 +93,7 @@ def hub_data(name: str, download: bool = True) -> Path:
                 repo, repo_type="dataset", revision=revision or None, allow_patterns=["*.parquet"], local_files_only=not download
             )
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):  # the last: no name that the hub could have
         return Path(f"hub:{name}")
 
 
@@ -136,6 +138,14 @@ def reference(model: str, folder: Path) -> str:
     return model if model.startswith("zoo:") or (hub_parts(model) and "snapshots" in folder.parts) else str(folder)
 
 
+def _home(model: str) -> Path:
+    """The path with ``~`` as the user's home; as it is written, when there is no such user."""
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:
+        return Path(model)
+
+
 def _fetch(name: str, revision: str, wanted: Sequence[str], download: bool) -> Path:
     # Imported here: it takes a second, and models in folders do not need it.
     from huggingface_hub import snapshot_download
@@ -154,8 +164,8 @@ def _fetch(name: str, revision: str, wanted: Sequence[str], download: bool) -> P
         )
     except LocalEntryNotFoundError as error:
         raise MissingFile("not in the hub cache of this machine") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise MissingFile(f"could not be fetched from the hub ({error})") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:  # the last: no name that the hub could have
+        raise MissingFile(f"could not be fetched from the hub ({cut(str(error))})") from error
     if not download and wanted is _WANTED and not any(path.suffix in {".safetensors", *PICKLES} for path in folder.rglob("*")):
         raise MissingFile("in the hub cache of this machine without its weights")
     return folder
@@ -169,8 +179,8 @@ def _fetch_file(name: str, revision: str, file: str, download: bool) -> Path:
         return Path(hf_hub_download(name, file, revision=revision or None, local_files_only=not download))
     except LocalEntryNotFoundError as error:
         raise MissingFile("not in the hub cache of this machine") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise MissingFile(f"could not be fetched from the hub ({error})") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:  # the last: no name that the hub could have
+        raise MissingFile(f"could not be fetched from the hub ({cut(str(error))})") from error
 
 
 def _listed(name: str, revision: str) -> list[str]:

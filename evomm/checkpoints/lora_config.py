@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator
 
@@ -16,6 +16,10 @@ from evomm.errors import DamagedFile, MissingFile, UsageError
 from evomm.plain import Plain, parse
 
 CONFIG = "adapter_config.json"
+_ALPHAS = 1e6  # to which alphas are believed; those in use have three digits
+# A pattern whose repeats stand side by side a few times at most, and never around each other, is tried in no time on any name.
+_REPEATS = 4
+_NESTED = re.compile(r"\)[*+?{]")
 WEIGHTS = "adapter_model.safetensors"
 WAY_OUT = "merge it into its base with peft's merge_and_unload, and use the result as a model"
 
@@ -55,11 +59,11 @@ class LoraConfig(Plain):
     model_config = ConfigDict(extra="ignore")  # what is ignored was looked at by `read_config`
 
     r: PositiveInt = 8
-    lora_alpha: float = 8
+    lora_alpha: float = Field(default=8, ge=-_ALPHAS, le=_ALPHAS)
     use_rslora: bool = False
     fan_in_fan_out: bool = False
     rank_pattern: Mapping[str, PositiveInt] = Field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = Field(default_factory=dict)
+    alpha_pattern: Mapping[str, Annotated[float, Field(ge=-_ALPHAS, le=_ALPHAS)]] = Field(default_factory=dict)
     base_model_name_or_path: str | None = None
     revision: str | None = None
 
@@ -68,9 +72,11 @@ class LoraConfig(Plain):
     def _compiles(cls, patterns: Any) -> Any:
         for pattern in patterns if isinstance(patterns, dict) else ():
             try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
+                re.compile(rf"(.*\.)?({pattern})$")  # as it is used
+            except (re.error, TypeError, RecursionError, OverflowError) as error:
                 raise ValueError(f"'{pattern}' is no regular expression ({error})") from error
+            if _NESTED.search(pattern) or len(re.findall(r"[*+{]", pattern)) > _REPEATS:
+                raise ValueError(f"'{pattern}' repeats groups, or too often: matching it could take for ever; name the modules")
         return {} if patterns is None else patterns
 
     @property

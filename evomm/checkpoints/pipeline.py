@@ -19,6 +19,7 @@ from torch import Tensor
 from evomm.checkpoints.names import shared_names
 from evomm.checkpoints.reader import Checkpoint, Flat, TensorInfo, read_json, refuse_pickles, weight_names
 from evomm.errors import DamagedFile, MissingFile, UnsafeFile
+from evomm.plain import cut, exists
 
 MODEL_INDEX = "model_index.json"
 STEMS = ("diffusion_pytorch_model", "model")  # what diffusers and transformers call weights
@@ -100,9 +101,9 @@ def _components(folder: Path) -> dict[str, Path]:
         return {path.name: _own(folder, path.name) for path in _subfolders(folder) if _is_component(path)}
     named = [name for name, kind in index.items() if isinstance(kind, list) and any(kind)]
     for name in named:
-        if not (folder / name).is_dir():
+        if not exists(folder / name):
             raise MissingFile(
-                f"{folder / MODEL_INDEX}: names the component '{name}', but there is no such folder; "
+                f"{folder / MODEL_INDEX}: names the component '{cut(name)}', but there is no such folder; "
                 f"copy the model again, or write [null, null] for '{name}' if the pipeline runs without it"
             )
     return {name: _own(folder, name) for name in sorted(named)}

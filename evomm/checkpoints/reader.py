@@ -16,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomm.errors import DamagedFile, MissingFile, UnsafeFile
+from evomm.plain import cut, text_of
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_LONGEST = 500  # letters of a tensor's name: the longest in use have a hundred, and patterns run over every one
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -243,11 +245,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def open_file(path: Path) -> Any:
     """The handle of a safetensors file: ``keys()``, ``get_slice(name)``, ``get_tensor(name)`` (memory-mapped), ``metadata()``."""
     try:
-        return safe_open(path, framework="pt", device="cpu")
+        handle = safe_open(path, framework="pt", device="cpu")
+        _refuse_header(path)
     except SafetensorError as error:
-        raise DamagedFile(f"{path}: not a whole safetensors file ({error}); download or copy it again") from error
+        raise DamagedFile(f"{path}: not a whole safetensors file ({cut(str(error))}); download or copy it again") from error
     except OSError as error:
         raise MissingFile(f"{path}: cannot be opened ({error})") from error
+    return handle
+
+
+def _refuse_header(path: Path) -> None:
+    """What the library accepts in a header, and evomm does not: a tensor that stands twice, of which it takes the last."""
+    with path.open("rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))  # the library has seen that it is there, and below 100 MB
+    content = parse_json(header.decode("utf-8"), path, unique=True)
+    for name in content:
+        if len(name) > _LONGEST or not name.isprintable():
+            raise DamagedFile(
+                f"{path}: a tensor is called {cut(repr(name[:_LONGEST]))} ({len(name)} letters); "
+                f"expected at most {_LONGEST} printable letters, so this is no model's file"
+            )
 
 
 def info_of(handle: Any, name: str, file: Path) -> TensorInfo:
@@ -271,19 +288,28 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def read_json(path: Path, unique: bool = False) -> dict[str, Any]:
     """A JSON object from a file; DamagedFile when it is none, or when a key stands twice and must be unique."""
+    try:
+        text = text_of(path)
+    except (OSError, ValueError) as error:
+        raise DamagedFile(f"{path}: not valid JSON ({error})") from error
+    return parse_json(text, path, unique)
+
+
+def parse_json(text: str, path: Path, unique: bool = False) -> dict[str, Any]:
+    """A JSON object from the text of a file, as `read_json` reads it."""
 
     def pairs(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key, value in items:
             if unique and key in out:
-                raise DamagedFile(f"{path}: '{key}' stands twice; which one holds is unknown")
+                raise DamagedFile(f"{path}: '{cut(key)}' stands twice; which one holds is unknown")
             out[key] = value
         return out
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=pairs)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path}: not valid JSON ({error})") from error
+        content = json.loads(text, object_pairs_hook=pairs)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path}: not valid JSON ({cut(str(error))})") from error
     if not isinstance(content, dict):
         raise DamagedFile(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

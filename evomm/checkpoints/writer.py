@@ -244,6 +244,8 @@ class CheckpointWriter:
 
     def _lock(self) -> None:
         """Take the partial folder: what a killed write left there is cleared, a living one is respected."""
+        if self.partial.is_symlink():
+            raise WriteFailed(f"{self.partial}: a link, whose target would be cleared; remove it or choose another -o")
         self.partial.mkdir(exist_ok=True)
         fd = os.open(self.partial / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:

@@ -67,11 +67,12 @@ def _running(checkpoint: "Checkpoint") -> "Running | None":
     import transformers
     from transformers.core_model_loading import revert_weight_conversion
 
+    from evomm.adapters.decoder import architectures
     from evomm.checkpoints.extract import Running
     from evomm.errors import DamagedFile
 
-    named = checkpoint.config.get("architectures") or [""]
-    kind: Any = getattr(transformers, str(named[0]), None)
+    named = next(iter(architectures(checkpoint.config)), "")
+    kind: Any = getattr(transformers, named, None)
     if not hasattr(kind, "base_model_prefix"):
         return None
     transformers.logging.set_verbosity_error()
@@ -79,9 +80,9 @@ def _running(checkpoint: "Checkpoint") -> "Running | None":
         config = transformers.AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             skeleton = kind._from_config(config)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # classes of transformers fail in as many ways as configs can be wrong
         reason = str(error).partition("\n")[0]
-        raise DamagedFile(f"{checkpoint.folder}: config.json is of no {named[0]} ({reason}); copy the model again") from error
+        raise DamagedFile(f"{checkpoint.folder}: config.json is of no {named} ({reason}); copy the model again") from error
     state = dict(skeleton.state_dict())
     places = {id(tensor): name for name, tensor in state.items()}
     known = {name: places.get(id(tensor)) for name, tensor in revert_weight_conversion(skeleton, dict(state)).items()}

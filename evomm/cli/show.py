@@ -28,8 +28,13 @@ class _Lazy:
         return Console(stderr=self._stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _PIPE_WIDTH)
 
     def print(self, *things: object, style: str | None = None) -> None:
-        """As rich's."""
-        self.real.print(*things, style=style)
+        """As rich's; texts without the letters that steer a terminal."""
+        self.real.print(*(_steerless(thing) if isinstance(thing, str) else thing for thing in things), style=style)
+
+
+def _steerless(text: str) -> str:
+    """Names and answers of models are in what is shown, and some letters would move the cursor or hide what stands there."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 out, err = _Lazy(stderr=False), _Lazy(stderr=True)

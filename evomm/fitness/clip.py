@@ -21,11 +21,12 @@ from torch import Tensor
 from evomm.checkpoints.locate import locate
 from evomm.errors import EvaluationError, MissingFile
 from evomm.fitness.towers import Towers
+from evomm.plain import exists
 
 
 def by_path(source: str, beside: Path | None = None) -> bool:
     """Whether a source names a folder: by how it is written, or because there is one of this name."""
-    there = any((place / source).is_dir() for place in (beside or Path(), Path()))
+    there = any(exists(path) and path.is_dir() for path in ((beside or Path()) / source, Path(source)))
     return there or source.startswith((".", "/", "~", "local-dir:", "zoo:"))
 
 
@@ -63,7 +64,7 @@ class ClipScorer:
         if not by_path(self.source, self._beside):
             return []
         folder = locate(self.source.removeprefix("local-dir:"), self._beside, download=False)
-        return sorted(path for path in folder.iterdir() if path.is_file())
+        return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else [folder]
 
     def score(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
         """(N,) cosine of each picture with its text."""

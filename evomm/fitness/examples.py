@@ -17,11 +17,12 @@ from typing import Any, Literal, get_args
 
 from evomm.errors import MissingFile, UsageError
 from evomm.fitness.seen import Picture
-from evomm.plain import read_text
+from evomm.plain import cut, exists, read_text
 
 Split = Literal["search", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+_MOST = 10_000  # files of a folder that is looked through; a path can be wrong, and lead to the whole disk
 _ASKED = ("question", "prompt")  # keys of a row that hold what the model is asked
 
 
@@ -51,7 +52,7 @@ def read_examples(name: str, files: Mapping[Split | None, Path], answered: bool)
     """
     splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
     for own_split, path in files.items():
-        if own_split is not None and not path.exists():
+        if own_split is not None and not exists(path):
             continue  # told when that split is asked for; the others are of use without it
         parts = data_files(path, own_split)
         if not parts:
@@ -67,16 +68,22 @@ def read_examples(name: str, files: Mapping[Split | None, Path], answered: bool)
 
 def data_files(path: Path, split: Split | None) -> list[Path]:
     """The files of a split's data: the file itself, or a folder's parquet files, those named after the split where some are."""
-    if not path.is_dir():
+    if not exists(path) or not path.is_dir():
         return [path]
-    found = sorted(path.rglob("*.parquet"))
+    found = []
+    for number, file in enumerate(path.rglob("*")):
+        if number > _MOST:
+            raise UsageError(f"{path}: holds more than {_MOST} files; expected a folder with a data set's parquet files")
+        if file.suffix == ".parquet":
+            found.append(file)
+    found.sort()
     named = [file for file in found if split is not None and file.name.startswith(split)]
     return named or found
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if not path.exists():
-        raise MissingFile(f"{path}: the task's data is not there")
+    if not exists(path):
+        raise MissingFile(f"{cut(str(path))}: the task's data is not there")
     if path.suffix == ".parquet":
         from evomm.fitness import parquet
 
@@ -95,7 +102,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error}); mend or delete the line") from error
+            raise UsageError(f"{path}, line {number}: not JSON ({cut(str(error))}); mend or delete the line") from error
         yield row if isinstance(row, dict) else {}
 
 
@@ -105,13 +112,14 @@ def _example(
     split = own_split or row.get("split")
     if split not in SPLITS:
         raise UsageError(
-            f"{where}: split is {split!r}, expected one of {', '.join(SPLITS)} in every row, or a file per split in the task file"
+            f"{where}: split is {cut(repr(split))}, expected one of {', '.join(SPLITS)} in every row, "
+            "or a file per split in the task file"
         )
     question = next((row[key] for key in _ASKED if key in row), None)
     answer, others = _answers(row, where)
     if not isinstance(question, str) or (answered and answer is None):
         expected = "a question (text) and an answer" if answered else "a prompt (text)"
-        raise UsageError(f"{where}: expected {expected}, got keys {sorted(row)}")
+        raise UsageError(f"{where}: expected {expected}, got keys {cut(str(sorted(map(str, row))))}")
     if not question.strip():
         raise UsageError(f"{where}: expected a question or prompt, got an empty one; write it or delete the line")
     name = str(row.get("id") or f"{split}-{number}")

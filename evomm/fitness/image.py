@@ -43,7 +43,7 @@ class ImageSpec(TaskSpec, Drawing):
     prompt: str = "{prompt}"
     caption: str | None = None
     device: str = "auto"
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, le=1000)
     guards: tuple[Guard, ...] = ()
 
     @model_validator(mode="after")

@@ -21,13 +21,15 @@ _MINUS = str.maketrans({"−": "-", "‐": "-", "–": "-", "﹣": "-", "△": "
 # Exponents and units that hold one: 25m² and 25㎡ are 25, and NFKC would make 25m2 of both.
 _EXPONENTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹㎟㎠㎡㎢㎣㎤㎥㎦]")
 _SUBTRACTED_FROM = re.compile(r"[0-9)\]]\s*$|[A-Za-z]$")
+_LONGEST = 1_000  # letters of a number; a model that repeats a digit for ever has written none
+_END = 20_000  # letters at the end of a text that are looked at
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number of a text, exactly; None when it holds none."""
-    plain = unicodedata.normalize("NFKC", _EXPONENTS.sub("", text)).translate(_MINUS)
+    """The last number of a text, exactly; None when it holds none, or digits without end."""
+    plain = unicodedata.normalize("NFKC", _EXPONENTS.sub("", text[-_END:])).translate(_MINUS)
     found = list(_NUMBER.finditer(plain))
-    if not found:
+    if not found or len(found[-1][0]) > _LONGEST:
         return None
     value, before = _value(found[-1]), plain[: found[-1].start()]
     # A minus is a sign only where nothing stands before it that it could be subtracted from: 15-8 and 15 -8 hold no -8.

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from evomm.errors import UsageError
+from evomm.plain import cut
 
 _COLUMNS = ("id", "question_id", "split", "image", "question", "prompt", "answer", "answers", "qas")
 _BATCH = 64  # rows decoded at a time: pictures are large
@@ -26,8 +27,9 @@ def rows(path: Path) -> Iterator[Mapping[str, Any]]:
             known = [name for name in file.schema_arrow.names if name in _COLUMNS]
             for batch in file.iter_batches(batch_size=_BATCH, columns=known):
                 yield from (_flat(row) for row in batch.to_pylist())
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]}); fetch it again") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: values that Python has no type for
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{path}: cannot be read as parquet ({cut(first)}); fetch it again") from error
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from evomm.fitness.image import ImageTask
 from evomm.fitness.task import Task, TaskSpec
 from evomm.fitness.text import MathTask
 from evomm.fitness.vqa import VQATask
-from evomm.plain import load_yaml, parse, read_text
+from evomm.plain import cut, exists, load_yaml, parse, read_text
 from evomm.resources import resource
 
 TASKS: Mapping[str, type[Task]] = {"image": ImageTask, "math": MathTask, "vqa": VQATask}
@@ -28,10 +28,10 @@ def load_task(name: str, beside: Path | None = None) -> Task:
     Raises MissingFile with the nearest name, and UsageError for a file that is no task.
     """
     paths = [Path(name)] if beside is None else [beside / name, Path(name)]
-    path = next((p for p in paths if p.suffix in {".yaml", ".yml"} and p.exists()), None)
+    path = next((p for p in paths if p.suffix in {".yaml", ".yml"} and exists(p)), None)
     if path is None:
         if name not in shipped_tasks():
-            raise MissingFile(f"task '{name}': no such file, and not in evals{nearest(name, shipped_tasks())}")
+            raise MissingFile(f"task '{cut(name)}': no such file, and not in evals{nearest(name, shipped_tasks())}")
         path = resource("evals", f"{name}.yaml")
     spec = read_spec(path)
     return TASKS[spec.kind](name, spec, path.parent)
@@ -44,7 +44,7 @@ def read_spec(path: Path) -> TaskSpec:
     if kind is None:
         raise UsageError(f"{path}: key 'kind' is missing; known: {', '.join(sorted(TASKS))}")
     if not isinstance(kind, str) or kind not in TASKS:
-        raise UsageError(f"{path}: unknown kind '{kind}'{nearest(str(kind), TASKS)}")
+        raise UsageError(f"{path}: unknown kind '{cut(str(kind))}'{nearest(str(kind), TASKS)}")
     return parse(TASKS[kind].Spec, content, str(path))
 
 

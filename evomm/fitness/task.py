@@ -25,7 +25,7 @@ from evomm.checkpoints.locate import fetch_data_command, hub_data
 from evomm.errors import MissingFile, UsageError
 from evomm.fitness.examples import Example, Split, data_files, read_examples
 from evomm.fitness.score import Score
-from evomm.plain import Plain, parse
+from evomm.plain import Plain, exists, parse
 
 HUB = "hub:"
 
@@ -114,7 +114,7 @@ class Task(ABC):
         found = self._all.get(split, ())
         if not found:
             own = self._files().get(split)
-            if own is not None and not own.exists():
+            if own is not None and not exists(own):
                 raise MissingFile(f"{own}: the '{split}' data of task '{self.name}' is not there; {self._whence(split)}")
             have = ", ".join(f"{name} ({len(e)})" for name, e in self._all.items() if e) or "none at all"
             raise UsageError(f"task '{self.name}': no examples in split '{split}'; it has {have}")
@@ -123,7 +123,7 @@ class Task(ABC):
     @property
     def digest(self) -> str:
         """SHA-256 of what scores depend on: the task file's keys, its data, and the files of what judges."""
-        lines = [self.spec.model_dump_json(), *(f"{path.name} {file_digest(path)}" for path in self.files() if path.exists())]
+        lines = [self.spec.model_dump_json(), *(f"{path.name} {file_digest(path)}" for path in self.files() if exists(path))]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def files(self) -> list[Path]:
@@ -136,7 +136,7 @@ class Task(ABC):
 
     def missing(self) -> list[Path]:
         """Data files, and folders of scorers, that are not there."""
-        return [path for path in self._files().values() if not path.exists()]
+        return [path for path in self._files().values() if not exists(path)]
 
     @property
     def _all(self) -> Mapping[Split, tuple[Example, ...]]:

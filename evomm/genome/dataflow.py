@@ -37,8 +37,8 @@ class Flow(Plain):
     """
 
     kind: Literal["slots", "segments"] = "slots"
-    repeats: int = Field(default=3, ge=1)
-    segments: int = Field(default=4, ge=1)
+    repeats: int = Field(default=3, ge=1, le=1000)
+    segments: int = Field(default=4, ge=1, le=1000)
     scales: Literal["pair", "step", "none"] = "step"
     low: float = Field(default=0.5, gt=0, le=1)
     high: float = Field(default=1.5, ge=1)

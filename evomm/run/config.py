@@ -217,7 +217,7 @@ class EvolveConfig(Plain):
         """What `to_json` wrote."""
         try:
             return cls.model_validate(json.loads(text))
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             raise UsageError(f"the run's config cannot be read ({error}); was it made by another version?") from error
 
     def to_json(self) -> str:
@@ -240,5 +240,5 @@ def _set(content: dict[str, object], override: str) -> None:
         raise UsageError(f"--set {override}: '{parents[-1]}' is a value, not a mapping")
     try:
         here[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"--set {override}: the value is not valid YAML ({error})") from error

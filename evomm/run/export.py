@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evomm.errors import UsageError, nearest
+from evomm.errors import DamagedFile, UsageError, nearest
 from evomm.merge.recipe import Recipe
 from evomm.run.engine import restore
 from evomm.run.outcome import Outcome
@@ -31,7 +31,8 @@ def target(out: Path, form: str | None) -> Path:
 def candidate_recipe(folder: Path, candidate: str) -> Recipe:
     """Recipe of ``child``, ``uniform``, ``random``, a parent's label, a trial such as ``cma/17``, or another point of a front.
 
-    Raises UsageError for a candidate that the run does not have, or ``child`` of a run that is not finished.
+    Raises UsageError for a candidate that the run does not have, or ``child`` of a run that is not finished; DamagedFile for
+    a store that says what no search asked.
     """
     with Store.open(folder) as store:
         setup = restore(store)
@@ -40,6 +41,12 @@ def candidate_recipe(folder: Path, candidate: str) -> Recipe:
             trial = next((t for t in store.trials(search) if t.number == int(number)), None)
             if trial is None:
                 raise UsageError(f"{folder}: no trial '{candidate}'; name one such as {setup.config.search.method}/0")
+            genes = len(setup.codec.space.genes)
+            if len(trial.vector) != genes or not all(0 <= x <= 1 for x in trial.vector):
+                raise DamagedFile(
+                    f"{folder}: the vector of trial '{candidate}' is none of this run's {genes} genes in 0 to 1; "
+                    "restore the store from a copy"
+                )
             return setup.codec.decode(np.array(trial.vector))
         validated = store.finals("validation")
         if candidate in validated:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from evomm.checkpoints.locate import locate
 from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed, nearest
@@ -43,7 +43,7 @@ class Stages(Plain):
     """What a run of several stages is asked to do; beside: the folder that relative paths start from."""
 
     beside: str
-    stages: tuple[EvolveConfig, ...]
+    stages: tuple[EvolveConfig, ...] = Field(min_length=1)
 
 
 def load_stages(path: Path, overrides: Sequence[str] = ()) -> list[EvolveConfig]:

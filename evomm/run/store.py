@@ -17,9 +17,9 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
+from evomm.errors import DamagedFile, MissingFile, UnsafeFile, UsageError, WriteFailed
 from evomm.fitness.score import Score
-from evomm.plain import Plain
+from evomm.plain import Plain, cut
 from evomm.run.goals import OWN
 
 _FRESH = "run.sqlite.new"
@@ -99,7 +99,7 @@ class Store:
             if writing:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise DamagedFile(f"{folder / 'run.sqlite'}: cannot be opened as a run store ({error})") from error
 
     @classmethod
@@ -138,7 +138,16 @@ class Store:
         """The store of an existing run."""
         if not (folder / "run.sqlite").exists():
             raise MissingFile(f"{folder}: no run here (no run.sqlite); `evomm evolve CONFIG -o {folder}` starts one")
-        return cls(folder, writing)
+        if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+            raise UnsafeFile(f"{link}: a link, through which a run would write elsewhere; put what it leads to in its place")
+        store = cls(folder, writing)
+        try:
+            if odd := store._query("SELECT name FROM sqlite_master WHERE type IN ('view', 'trigger')"):
+                raise DamagedFile(f"{folder / 'run.sqlite'}: holds '{cut(str(odd[0][0]))}', a program; restore it from a copy")
+        except DamagedFile:
+            store.close()
+            raise
+        return store
 
     def close(self) -> None:
         """Close the file and let go of the lock."""
@@ -182,19 +191,20 @@ class Store:
             "SELECT search, number, vector, score, failure, seconds, level, more FROM trials WHERE search = ? ORDER BY number",
             (search,),
         )
-        return [
-            Trial(
-                search=row[0],
-                number=row[1],
-                vector=tuple(json.loads(row[2])),
-                score=Score.model_validate_json(row[3]) if row[3] else None,
-                failure=row[4],
-                seconds=row[5],
-                level=row[6],
-                more={task: Score.model_validate(one) for task, one in json.loads(row[7]).items()},
-            )
-            for row in rows
-        ]
+        with self._believed():
+            return [
+                Trial(
+                    search=row[0],
+                    number=row[1],
+                    vector=tuple(json.loads(row[2])),
+                    score=Score.model_validate_json(row[3]) if row[3] else None,
+                    failure=row[4],
+                    seconds=row[5],
+                    level=row[6],
+                    more={task: Score.model_validate(one) for task, one in json.loads(row[7]).items()},
+                )
+                for row in rows
+            ]
 
     def add_final(self, final: Final) -> None:
         """Commit a validation or test score; each subject is looked at once per split and task."""
@@ -208,22 +218,33 @@ class Store:
             "SELECT subject, split, task, recipe, score, answers FROM finals WHERE split = ? AND task = ? ORDER BY rowid",
             (split, task),
         )
-        return {
-            row[0]: Final(
-                subject=row[0],
-                split=row[1],
-                task=row[2],
-                recipe=row[3],
-                score=Score.model_validate_json(row[4]),
-                answers=tuple(json.loads(row[5])),
-            )
-            for row in rows
-        }
+        with self._believed():
+            return {
+                row[0]: Final(
+                    subject=row[0],
+                    split=row[1],
+                    task=row[2],
+                    recipe=row[3],
+                    score=Score.model_validate_json(row[4]),
+                    answers=tuple(json.loads(row[5])),
+                )
+                for row in rows
+            }
+
+    @contextmanager
+    def _believed(self) -> Iterator[None]:
+        """Rows that another hand than this one wrote."""
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:  # pydantic's and JSON's are ValueErrors
+            raise DamagedFile(
+                f"{self.folder / 'run.sqlite'}: holds a row that evomm does not write ({cut(str(error))}); restore it from a copy"
+            ) from error
 
     def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: a damaged name in SQLite's own message
             raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
 
     def _commit(self, sql: str, values: Sequence[object]) -> None:
@@ -234,7 +255,7 @@ class Store:
             raise WriteFailed(
                 f"{self.folder}: the store could not be written ({error}); make room, then `evomm resume {self.folder}`"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamagedFile(f"{self.folder / 'run.sqlite'}: damaged ({error}); restore it from a copy") from error
 
 
@@ -250,7 +271,10 @@ def held(folder: Path) -> Iterator[None]:
 
 def _lock(folder: Path) -> int:
     """An exclusive lock that the system releases when the process ends, however it ends."""
-    fd = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fd = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise WriteFailed(f"{folder}: cannot be locked ({error}); a run writes into its folder") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -116,5 +116,6 @@ def _named_elsewhere(folder: Path) -> list[str]:
     """Tokens that transformers would add to what tokenizer.json has."""
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
-    decoder = config.get("added_tokens_decoder") or {}
-    return list(dict.fromkeys([*(entry["content"] for entry in decoder.values() if "content" in entry), *added]))
+    decoder = config.get("added_tokens_decoder")
+    entries = [entry for entry in decoder.values() if isinstance(entry, Mapping)] if isinstance(decoder, Mapping) else []
+    return list(dict.fromkeys([*(str(entry["content"]) for entry in entries if "content" in entry), *added]))

@@ -18,6 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from evomm.errors import DamagedFile, MissingFile
+from evomm.plain import cut, text_of
 
 NAME = "tokenizer.json"
 METASPACE = "▁"
@@ -111,7 +112,7 @@ def _document(text: str, where: str) -> Document:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return text_of(path)
     except FileNotFoundError as error:
         folder = str(path.parent)
         raise MissingFile(
@@ -126,8 +127,12 @@ def load(text: str, where: str) -> Tokenizer:
     """The tokenizer that a document describes."""
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library knows no narrower class
-        raise DamagedFile(f"{where}: not a tokenizer that the tokenizers library reads ({error}); write it again") from error
+    except BaseException as error:  # the library knows no narrower class, and its panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DamagedFile(
+            f"{where}: not a tokenizer that the tokenizers library reads ({cut(str(error))}); write it again"
+        ) from error
 
 
 def _rules(part: Any) -> Iterator[Document]:

@@ -20,15 +20,16 @@ from evomm.merge.mergekit.references import ModelReference, Reference, label_all
 from evomm.merge.mergekit.rules import RULES, check_settings, refuse_count
 from evomm.merge.mergekit.settings import Settings
 from evomm.merge.recipe import DTYPE_NAMES, DtypeName, Source
-from evomm.plain import Plain
+from evomm.plain import Plain, cut
 
 _MODULE = "default"
+_NAME = 100  # letters; file systems take 255 bytes, and something is put before and behind
 
 
 def _dtype(value: Any) -> Any:
     name = value.removeprefix("torch.") if isinstance(value, str) else value
-    if name is not None and name not in DTYPE_NAMES:
-        raise ValueError(f"{value!r} is not supported, expected one of {', '.join(DTYPE_NAMES)}")
+    if name is not None and str(name) not in DTYPE_NAMES:
+        raise ValueError(f"{cut(repr(value))} is not supported, expected one of {', '.join(DTYPE_NAMES)}")
     return name
 
 
@@ -82,8 +83,11 @@ class Document(Plain):
         if name is None:
             return None
         parts = PurePosixPath(name).parts
-        if not parts or {"/", ".."} & set(parts) or {"+", "@", "\\"} & set(name):
-            raise ValueError(f"'{name}' cannot name a merge; expected a word without + and @ that stays below its folder")
+        odd = not name.isprintable() or max(map(len, parts), default=0) > _NAME
+        if not parts or odd or {"/", ".."} & set(parts) or {"+", "@", "\\"} & set(name):
+            raise ValueError(
+                f"{cut(repr(name))} cannot name a merge; expected a word without + and @ that stays below its folder"
+            )
         return name
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from evomm.errors import nearest
 from evomm.merge.mergekit.references import ModelReference, Reference, read_reference
 from evomm.merge.mergekit.settings import Settings
 from evomm.merge.vocabulary import Token
-from evomm.plain import Plain
+from evomm.plain import Plain, cut
 
 
 class Input(Plain):
@@ -103,9 +103,9 @@ def _read_token_source(value: Any) -> Any:
         raise ValueError("expected {kind: zero}, {kind: model_token, ...} or a model, got nothing")
     if not isinstance(value, Mapping) or "kind" not in value:
         return value if isinstance(value, TokenSource) else {"model": read_reference(value)}
-    kind = value["kind"]
+    kind = str(value["kind"])
     if kind not in _FORMS:
-        raise ValueError(f"unknown kind '{kind}'{nearest(str(kind), _FORMS)}")
+        raise ValueError(f"unknown kind '{cut(kind)}'{nearest(kind, _FORMS)}")
     for key in value:
         if key not in _FORMS[kind]:
             raise ValueError(f"unknown key '{key}'{nearest(str(key), _FORMS[kind])}")
