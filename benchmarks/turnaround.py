@@ -192,7 +192,9 @@ PAGE = """\
   magnitudes of each task vector are counted.
 * What is resident after the last candidate was compared, bit for bit, with what a merge to disk computes (every 17th tensor).
 * mergekit's wall time is that of one process, `mergekit-yaml FILE OUT --quiet`, for the last candidate's recipe: imports and the
-  writing of files included, as its users' searches have them. It ran once per method.
+  writing of files included, as its users' searches have them. It ran once per
+  method, after all candidates and not interleaved with them: where the machine's load changed meanwhile, only the CPU-seconds
+  compare.
 
 {rows}
 """
