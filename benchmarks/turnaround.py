@@ -1,6 +1,6 @@
 """The turn-around of one candidate of a search: a genome decoded, and all weights of a resident model rewritten.
 
-    python -m benchmarks.turnaround [--shape 1.1b] [--candidates 7] [--dtype float16] [--no-peer] [--out PAGE]
+    python -m benchmarks.turnaround [--shape 1.1b] [--candidates 7] [--dtype float16] [--peer-methods ties] [--out PAGE]
 
 Two parents near one base; a gene per parent and layer for every parameter, and all of them change with every candidate.
 Candidates are interleaved with the floor (the same process, threads and memory): reading three models once and writing one.
@@ -11,6 +11,7 @@ import argparse
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ from torch import Tensor
 from benchmarks.measure import Cost, settled
 from benchmarks.memory_floor import FORMS, MemoryFloor
 from benchmarks.parents import SHAPES, make_near, shapes
-from benchmarks.peer import PEER, PEER_ENV, SAME, Peer, compile_imports
+from benchmarks.peer import PEER, PEER_ENV, SAME, Peer
 from benchmarks.report import made_by, table, verdict, versions
 from evomm.checkpoints.reader import Checkpoint, MemoryReader
 from evomm.genome.codec import Codec
@@ -133,6 +134,11 @@ def spread(values: Sequence[float]) -> str:
     return "-".join(f"{pick(values):.2f}" for pick in (min, statistics.median, max))
 
 
+def told(spent: Spent) -> str:
+    """Such as ``0.71 s (1.24 CPU-s)``."""
+    return f"{spent[0]:.2f} s ({spent[1]:.2f} CPU-s)"
+
+
 def row(search: Search, floor: Sequence[Spent]) -> list[str]:
     """One method's line of the table."""
     found, goal = search.found, GOALS[search.recipe.method]
@@ -186,7 +192,9 @@ PAGE = """\
   magnitudes of each task vector are counted.
 * What is resident after the last candidate was compared, bit for bit, with what a merge to disk computes (every 17th tensor).
 * mergekit's wall time is that of one process, `mergekit-yaml FILE OUT --quiet`, for the last candidate's recipe: imports and the
-  writing of files included, as its users' searches have them. It ran once per method.
+  writing of files included, as its users' searches have them. It ran once per
+  method, after all candidates and not interleaved with them: where the machine's load changed meanwhile, only the CPU-seconds
+  compare.
 
 {rows}
 """
@@ -205,7 +213,7 @@ def run(searches: Sequence[Search], floor: MemoryFloor, candidates: int) -> dict
     floors: dict[str, list[Spent]] = {form: [] for form in FORMS}
     for search in searches:
         search.found.first = search.turn()
-        print(f"{search.recipe.method}: first write {search.found.first[0]:.2f} s", flush=True)
+        print(f"{search.recipe.method}: first write {told(search.found.first)}", flush=True)
     for number in range(candidates):
         for search in searches:
             search.found.turns.append(search.turn())
@@ -213,8 +221,8 @@ def run(searches: Sequence[Search], floor: MemoryFloor, candidates: int) -> dict
                 search.check()  # before the floor and others write there
             for form, spent in floors.items():
                 spent.append(floor.measure(form))
-            found = ", ".join(f"{spent[-1][0]:.2f}" for spent in floors.values())
-            print(f"{search.recipe.method} {search.found.turns[-1][0]:.2f} s, floor {found} s", flush=True)
+            found = ", ".join(told(spent[-1]) for spent in floors.values())
+            print(f"{search.recipe.method} {told(search.found.turns[-1])}; floor {found}", flush=True)
     return floors
 
 
@@ -228,12 +236,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16", help="of parents and model")
     parser.add_argument("--keep", type=Path, help="a folder for the parents, kept for the next time")
     parser.add_argument("--peer-env", type=Path, default=PEER_ENV, help=f"an environment with {PEER}; made when absent")
-    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--peer-methods", nargs="*", choices=GOALS, default=list(GOALS), help=f"what {PEER} is asked for, too")
     parser.add_argument("--out", type=Path, help="write the page here, such as docs/results/turnaround.md")
     options = parser.parse_args()
     load_average = os.getloadavg()[0]
     dtype: torch.dtype = getattr(torch, options.dtype)
-    peer = None if options.no_peer else Peer(options.peer_env)
+    peer = Peer(options.peer_env) if options.peer_methods else None
     with tempfile.TemporaryDirectory() as temporary:
         parents = (options.keep or Path(temporary)).absolute() / options.shape
         make_near(options.shape, parents, "ab")
@@ -243,8 +251,8 @@ def main() -> None:
         searches = [Search(method, options.shape, readers, targets, options.threads) for method in options.methods]
         floors = run(searches, MemoryFloor(models, targets, options.threads), options.candidates)
         if peer:
-            compile_imports(peer)
-            for search in searches:
+            subprocess.run([peer.python, "-c", "import mergekit.scripts.run_yaml"], check=True)  # is byte-compiled beforehand
+            for search in (one for one in searches if one.recipe.method in options.peer_methods):
                 search.found.peer = peer_cost(peer, search, parents, Path(temporary))
     medians = {form: statistics.median(wall for wall, _ in spent) for form, spent in floors.items()}
     best = floors[min(medians, key=medians.__getitem__)]
@@ -252,7 +260,9 @@ def main() -> None:
     print(f"\n{rows}")
     if options.out:
         shown = ["python -m benchmarks.turnaround", f"--shape {options.shape} --candidates {options.candidates}"]
-        shown += [f"--dtype {options.dtype}"] * (options.dtype != "bfloat16") + ["--no-peer"] * options.no_peer
+        shown += [f"--dtype {options.dtype}"] * (options.dtype != "bfloat16") + [
+            " ".join(["--peer-methods", *options.peer_methods])
+        ] * (options.peer_methods != list(GOALS))
         page = PAGE.format(
             made=made_by(" ".join(shown), load_average),
             versions=versions(peer, SAME),
