@@ -14,6 +14,9 @@ from evomm.resources import resource
 for parts in (("configs", "demo-llm.yaml"), ("evals", "mgsm-ja.yaml"), ("model_zoo", "tiny", "llm", "ja", "model.safetensors")):
     path = resource(*parts)
     assert sys.argv[1] in str(path), path
+import evomm
+from pathlib import Path
+assert {"run.html", "style.css"} <= {path.name for path in (Path(evomm.__file__).parent / "report" / "templates").iterdir()}
 """
 
 

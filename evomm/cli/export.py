@@ -26,6 +26,7 @@ def export(
 
     from evomm.cli.progress import MergeWatch, working
     from evomm.report.card import Card
+    from evomm.report.searched import Searched
     from evomm.report.story import Story
     from evomm.run.export import candidate_recipe, target
     from evomm.run.make import Workshop
@@ -37,7 +38,7 @@ def export(
     with working("checking the parents"):
         recipe = candidate_recipe(last_run(run), candidate)
         story = Story.read(last_run(run))
-    card = Card(story=story, role=candidate if candidate in story.subjects else None)
+    card = Card(found=Searched(story, candidate if candidate in story.subjects else None))
     with MergeWatch() as watch:
         written = Workshop(watch=watch, card=card.write).make(recipe, output)
     pushed = {} if push_to_hub is None else {"pushed": _push(output, push_to_hub, private=not public)}

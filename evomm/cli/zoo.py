@@ -17,7 +17,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print a li
     """List the models that configs can name."""
     from rich.markup import escape
 
-    from evomm.run.estimate import cards
+    from evomm.run.cards import cards
     from evomm.run.zoo import families
 
     rows = [
@@ -40,7 +40,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print a li
 @app.command()
 def show(model: Annotated[str, typer.Argument(help="A family such as llm, or a public model's id.")]) -> None:
     """Show what is known of a family or a public model."""
-    from evomm.run.estimate import cards
+    from evomm.run.cards import cards
     from evomm.run.zoo import family
 
     card = cards().get(model)

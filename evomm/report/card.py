@@ -7,12 +7,11 @@ Workshop(card=Card(story=Story.read(run), role="child").write)         a run's c
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evomm.adapters.base import Adapter
 from evomm.checkpoints.locate import hub_parts
 from evomm.errors import UsageError
-from evomm.fitness.task import HUB, Task
 from evomm.merge.mergekit.write import written
 from evomm.merge.recipe import Recipe, Source
 from evomm.plain import dump_yaml
@@ -20,131 +19,85 @@ from evomm.report import markdown as md
 from evomm.report.coefficients import coefficients, path, runs
 from evomm.report.declared import Declared, declared
 from evomm.report.licences import OTHER, Consequence, for_child
-from evomm.report.story import CHILD, Story
-from evomm.report.words import called, lead, percent, searched_by, unit, verdict
 from evomm.run.make import MERGEKIT_FILE
 
+_ALWAYS = (
+    "It can have every fault that a parent has; nothing was trained away, and safety was not looked at.",
+    "Merging changes abilities that no task here asks for; they were not measured.",
+)
+_CHILD = "child"  # what the child of a run's stage is called, in a folder with the stage's name
 _MOST_ROWS = 120  # of a table of coefficients; beyond, the recipe beside the card has them
+
+
+class Found(Protocol):
+    """How a child was found, for its card; see `searched`, which a merge by hand does without."""
+
+    def about(self) -> str:
+        """A sentence on the search."""
+        ...
+
+    def evaluation(self) -> str:
+        """How it fared, as Markdown."""
+        ...
+
+    def limits(self) -> list[str]:
+        """What the evaluation does not say."""
+        ...
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """What the hub wants to know: ``pipeline_tag``, ``language`` (a list) and ``model-index``, as far as there are some."""
+        ...
 
 
 @dataclass(frozen=True)
 class Card:
     """Writes cards.
 
-    beside: the folder that relative paths of the recipe start from. story: of the run that the child comes from. role: which of
-    the run's roles it is; None for a candidate that was not tested.
+    beside: the folder that relative paths of the recipe start from. found: of a child of a run, how it was found.
     """
 
     beside: Path | None = None
-    story: Story | None = None
-    role: str | None = None
+    found: Found | None = None
 
     def write(self, name: str, recipe: Recipe, adapter: Adapter, texts: Mapping[str, str]) -> str:
         """The card of a child of this name; ``texts`` are the files that come to stand beside it."""
         parents = declared(recipe.parents, self.beside)
         follows = for_child({label: one.licence for label, one in parents.items()})
-        task = self.story.task if self.story else None
+        how = f"This is a merge of {len(recipe.parents)} models by `{recipe.method}`, made with evomm without training."
+        unknown = "None: this child was made by hand, and nothing here says how good it is."
+        limits = [*(self.found.limits() if self.found else ()), *_ALWAYS]
         parts = [
             f"# {md.text(name)}",
-            self._about(recipe),
+            f"{how} {self.found.about()}" if self.found else how,
             "## Parents\n\n" + _parents(recipe, parents),
             "## Recipe\n\n" + _recipe(recipe),
             "## In mergekit's words\n\n" + _mergekit(recipe, texts),
-            "## Evaluation\n\n" + self._evaluation(task),
-            "## Limits\n\n" + _list(self._limits(task)),
+            "## Evaluation\n\n" + (self.found.evaluation() if self.found else unknown),
+            "## Limits\n\n" + _list(limits),
             "## Licence\n\n" + _licence(follows),
         ]
-        head = dump_yaml(self._metadata(name, recipe, adapter, parents, follows, task))
+        head = dump_yaml(self._metadata(name, adapter, parents, follows))
         return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
-    def _about(self, recipe: Recipe) -> str:
-        how = f"a merge of {len(recipe.parents)} models by `{recipe.method}`, made with evomm without training"
-        if self.story is None:
-            return f"This is {how}."
-        search, config = self.story.searches[self.story.config.search.method], self.story.config
-        return (
-            f"This is {how}. Its coefficients were found by evolutionary model merging (arXiv 2403.13187): "
-            f"{searched_by(config.search.method)} tried {len(search)} candidates on the search split of the task "
-            f"{md.text(Path(config.task).stem)}."
-        )
-
-    def _metadata(
-        self,
-        name: str,
-        recipe: Recipe,
-        adapter: Adapter,
-        parents: Mapping[str, Declared],
-        follows: Consequence,
-        task: Task | None,
-    ) -> dict[str, Any]:
+    def _metadata(self, name: str, adapter: Adapter, parents: Mapping[str, Declared], follows: Consequence) -> dict[str, Any]:
         """As https://github.com/huggingface/hub-docs/blob/main/modelcard.md has it."""
+        own: dict[str, Any] = self.found.metadata(name) if self.found else {}
         hub = list(dict.fromkeys(base for one in parents.values() for base in one.bases))
-        spoken = [language] if (language := getattr(task and task.spec, "language", None)) else []
-        languages = list(dict.fromkeys([*spoken, *(language for one in parents.values() for language in one.languages)]))
+        spoken = (language for one in parents.values() for language in one.languages)
         licence = follows.licence
-        own = {"license_name": _slug(licence.name), "license_link": licence.link} if licence.id == OTHER else {}
+        named_so = {"license_name": _slug(licence.name), "license_link": licence.link} if licence.id == OTHER else {}
         found = {
             "base_model": hub,
             "base_model_relation": "merge" if hub else None,
             "library_name": adapter.library,
-            "pipeline_tag": task.pipeline if task else None,
+            "pipeline_tag": own.get("pipeline_tag"),
             "tags": ["merge", "evomm"],
-            "language": languages,
+            "language": list(dict.fromkeys([*own.get("language", ()), *spoken])),
             "license": licence.id,
-            **own,
-            "model-index": self._index(name, task),
+            **named_so,
+            "model-index": own.get("model-index"),
         }
         return {key: value for key, value in found.items() if value}
-
-    def _index(self, name: str, task: Task | None) -> list[dict[str, Any]] | None:
-        """The test in the hub's form."""
-        if self.story is None or self.role is None:
-            return None
-        score = self.story.scores[self.role]
-        whole = score.interval
-        kind = "accuracy" if unit(score) == "%" else "score"
-        told = f"mean of {whole.n} examples, 95% interval {whole.low:.4f} to {whole.high:.4f}"
-        columns = [{"type": kind, "name": told, "value": round(whole.score, 6)}]
-        columns += [{"type": part, "name": part, "value": round(score.part(part).score, 6)} for part in score.parts]
-        dataset = {"name": Path(self.story.config.task).stem, "type": _dataset(task, self.story), "split": "test"}
-        results = [{"task": {"type": task.pipeline if task else Task.pipeline}, "dataset": dataset, "metrics": columns}]
-        return [{"name": name, "results": results}]
-
-    def _evaluation(self, task: Task | None) -> str:
-        if self.story is None:
-            return "None: this child was made by hand, and nothing here says how good it is."
-        if self.role is None:
-            return "None on the test split: this is a candidate of a run that was not its winner."
-        scores = self.story.scores
-        parts = list(scores[self.role].parts)
-        rows = [
-            (
-                f"{called(role)}{' (this model)' if role == self.role else ''}",
-                percent(score.interval),
-                *(f"{100 * score.part(part).score:.1f}" for part in parts),
-                "" if role == CHILD else lead(self.story.against(role)),
-            )
-            for role, score in scores.items()
-        ]
-        heads = ("model", f"{unit(scores[self.role])} (95% interval)", *parts, "child's lead (paired, 95%)")
-        said = verdict(self.story).text
-        prompt = getattr(task and task.spec, "prompt", None)
-        asked = "\n\nAsked with this prompt:\n\n" + md.code(prompt) if prompt else ""
-        return f"{md.text(said)}\n\n{md.table(heads, rows, bold=list(scores).index(self.role))}{asked}"
-
-    def _limits(self, task: Task | None) -> list[str]:
-        found = [
-            "It can have every fault that a parent has; nothing was trained away, and safety was not looked at.",
-            "Merging changes abilities that no task here asks for; they were not measured.",
-        ]
-        if self.story is None:
-            return [*found, "It was not evaluated."]
-        about = f" ({task.spec.about})" if task else ""
-        return [
-            f"It was chosen for one task, {Path(self.story.config.task).stem}{about}; what it does elsewhere is not known.",
-            "Intervals are for the sampling of examples alone; another seed of the search gives another child.",
-            *found,
-        ]
 
 
 def _parents(recipe: Recipe, parents: Mapping[str, Declared]) -> str:
@@ -210,20 +163,13 @@ def named(model: str) -> str:
     """A parent as others know it: a hub id or a zoo name; of a folder here, only its name, and of a stage's child the stage's."""
     if model.startswith("zoo:") or hub_parts(model):
         return model
-    return "/".join(Path(model).parts[-2:]) if Path(model).name == CHILD else Path(model).name
+    return "/".join(Path(model).parts[-2:]) if Path(model).name == _CHILD else Path(model).name
 
 
 def _reference(source: Source) -> str:
     """As mergekit's YAML names it."""
     models = [model for model in (source.model, source.lora) if model]
     return "+".join(found if (found := named(model)) == model else f"./{found}" for model in models)
-
-
-def _dataset(task: Task | None, story: Story) -> str:
-    """The hub's id of the data, where it lies there; the task's name otherwise."""
-    data = task.spec.data if task else ""
-    where = data if isinstance(data, str) else data.get("test", "")
-    return where.removeprefix(HUB).partition("@")[0] if where.startswith(HUB) else Path(story.config.task).stem
 
 
 def _slug(name: str) -> str:

@@ -1,12 +1,12 @@
 """A child's coefficients as a table: blocks by genes; of a path through layers, its steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomm.errors import UsageError
 from evomm.genome.dataflow import Step, steps_of
+from evomm.genome.space import GeneRule
 from evomm.merge.recipe import Recipe
-from evomm.run.config import EvolveConfig
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Table:
     columns: tuple[tuple[str, str | None], ...]
     rows: Mapping[str, tuple[float | None, ...]]
 
-    def span(self, column: int, config: EvolveConfig | None) -> tuple[float, float]:
+    def span(self, column: int, genes: Sequence[GeneRule] = ()) -> tuple[float, float]:
         """The least and largest value that a column could have: its genes' bounds; without a search, what it has, and 0."""
         parameter, _ = self.columns[column]
-        rules = [rule for rule in (config.genes if config else ()) if rule.parameter == parameter]
+        rules = [rule for rule in genes if rule.parameter == parameter]
         values = [0.0, *(value for row in self.rows.values() if (value := row[column]) is not None)]
         low = min((rule.low for rule in rules), default=min(values))
         high = max((rule.high for rule in rules), default=max(values))

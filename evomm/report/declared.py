@@ -12,7 +12,7 @@ from evomm.checkpoints.locate import hub_parts, locate
 from evomm.errors import EvommError
 from evomm.merge.recipe import Recipe, Source
 from evomm.report.licences import OTHER, UNKNOWN, Licence, for_child
-from evomm.run.estimate import Card, cards
+from evomm.run.cards import Card, cards
 from evomm.run.zoo import families
 
 CARD = "README.md"

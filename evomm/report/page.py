@@ -96,7 +96,7 @@ def _finished(story: Story, wishes: Wishes) -> dict[str, Any]:
         "recipe": recipe,
         "steps": path(recipe),
         "table": table,
-        "spans": [table.span(i, story.config) for i in range(len(table.columns))],
+        "spans": [table.span(i, story.config.genes) for i in range(len(table.columns))],
         "apart": apart(story, recipe, wishes.weights),
         "compared": compared(story, wishes.examples),
         "parents": parents,

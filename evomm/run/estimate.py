@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
 
 from evomm.adapters.base import Adapter, Model
 from evomm.adapters.table import ADAPTERS
@@ -24,8 +23,7 @@ from evomm.merge.mergekit.document import Document
 from evomm.merge.mergekit.resolve import resolve
 from evomm.merge.plan import plan
 from evomm.merge.recipe import DTYPE_NAMES, Recipe, Source
-from evomm.plain import Plain, parse
-from evomm.resources import resource
+from evomm.run.cards import cards
 from evomm.run.config import EvolveConfig
 from evomm.run.evaluate import device
 from evomm.run.make import Workshop
@@ -34,17 +32,6 @@ from evomm.run.setup import complete, make_codec
 
 _WORKING = 1_000_000_000  # interpreter, libraries, activations of a small batch
 _CHUNKS = 4  # copies of the largest tensor that loading and live merging may hold
-
-
-class Card(Plain):
-    """What the zoo knows of a public model. parameters: their number. layers: of the decoder."""
-
-    repo: str
-    licence: str
-    adapter: str
-    role: str
-    parameters: int | None = None
-    layers: int | None = None
 
 
 @dataclass
@@ -72,13 +59,6 @@ class Estimate:
     def fits(self) -> bool:
         """Whether nothing is missing and memory and disk suffice."""
         return not self.missing and self.memory_bytes <= self.memory_free and self.disk_bytes <= self.disk_free
-
-
-def cards() -> dict[str, Card]:
-    """The cards of public models, by repo."""
-    path = resource("model_zoo", "parents.yaml")
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {card.repo: card for card in (parse(Card, entry, str(path)) for entry in entries)}
 
 
 def estimate_run(config: EvolveConfig, beside: Path, out: Path) -> Estimate:

@@ -27,7 +27,7 @@ def test_coefficients_by_block() -> None:
     found = coefficients(Recipe(method="dare_ties", base="base", parents=PARENTS, blocks=blocks))
     assert found.columns == (("weight", "a"), ("weight", "b"), ("density", None))
     assert found.rows == {"one": (0.5, 1.5, 0.25), "two": (0.75, None, None)}
-    assert found.span(1, None) == (0.0, 1.5)
+    assert found.span(1) == (0.0, 1.5)
     whole = coefficients(
         Recipe(method="slerp", base="base", parents={k: PARENTS[k] for k in ("base", "a")}, parameters={"t": 0.5})
     )
