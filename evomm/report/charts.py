@@ -6,7 +6,7 @@ Each is drawn twice, wide and narrow, and the page's style shows the one that fi
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -84,7 +84,21 @@ def curves(found: Sequence[Curve], about: str) -> Markup:
         axes.set_ylabel("fitness × 100")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    return _svg(draw, about)
+    return _svg(draw, "curves", about)
+
+
+def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str], chosen: str, about: str) -> Markup:
+    """Points of two goals, joined in the order they are given; the chosen one is marked."""
+
+    def draw(axes: Axes) -> None:
+        x, y = (np.array([100 * point[k] for point in points.values()]) for k in (0, 1))
+        axes.plot(x, y, ".-", color=SERIES[0], ms=7, linewidth=0.9, label="front")
+        if chosen in points:
+            axes.plot(*[[100 * value] for value in points[chosen]], "o", color=SERIES[1], ms=8, label=f"child ({chosen[:_LONG]})")
+        axes.set_xlabel(f"{names[0][:_LONG]} × 100")
+        axes.set_ylabel(f"{names[1][:_LONG]} × 100")
+
+    return _svg(draw, "front", about)
 
 
 def _spread(axes: Axes, curve: Curve, values: np.ndarray, colour: str) -> None:
@@ -100,7 +114,7 @@ def _spread(axes: Axes, curve: Curve, values: np.ndarray, colour: str) -> None:
     axes.plot(centre, middle, color=colour, linewidth=0.9, alpha=0.7, label="its median")
 
 
-def _svg(draw: Callable[[Axes], None], about: str) -> Markup:
+def _svg(draw: Callable[[Axes], None], chart: str, about: str) -> Markup:
     drawn = []
     for name, size in _SIZES.items():
         with rc_context(_STYLE), warnings.catch_warnings():
@@ -110,11 +124,11 @@ def _svg(draw: Callable[[Axes], None], about: str) -> Markup:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=_KEYS[name], fontsize=7)
             out = io.BytesIO()
             figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        drawn.append(_inline(out.getvalue(), name, about))
+        drawn.append(_inline(out.getvalue(), chart, name, about))
     return Markup("").join(drawn)
 
 
-def _inline(svg: bytes, name: str, about: str) -> Markup:
+def _inline(svg: bytes, chart: str, name: str, about: str) -> Markup:
     """What matplotlib drew, as a part of a page: without metadata, styles for everyone, namespaces, and fonts of its own."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
@@ -125,7 +139,9 @@ def _inline(svg: bytes, name: str, about: str) -> Markup:
         element.tag = _local(element.tag)
         found = {_local(key): value for key, value in element.attrib.items()}
         element.attrib.clear()
-        element.attrib.update({key: _attribute(key, value, name) for key, value in found.items() if key != "version"})
+        element.attrib.update(
+            {key: _attribute(key, value, f"{chart}-{name}") for key, value in found.items() if key != "version"}
+        )
     for key in ("width", "height"):
         root.attrib.pop(key, None)
     root.attrib.update({"class": f"chart {name}", "role": "img", "aria-label": about})

@@ -17,7 +17,7 @@ from evomm.plain import dump_yaml, read_text
 from evomm.report import words
 from evomm.report.apart import apart
 from evomm.report.card import named
-from evomm.report.charts import Curve, curves
+from evomm.report.charts import Curve, curves, scatter
 from evomm.report.coefficients import coefficients, path
 from evomm.report.cost import Rates, cost
 from evomm.report.declared import declared
@@ -93,6 +93,7 @@ def _finished(story: Story, wishes: Wishes) -> dict[str, Any]:
         "verdict": words.verdict(story),
         "rows": _rows(story),
         "unit": words.unit(story.scores[CHILD]),
+        "front": _front(story),
         "recipe": recipe,
         "steps": path(recipe),
         "table": table,
@@ -127,6 +128,15 @@ def _rows(story: Story) -> list[dict[str, Any]]:
         }
         for role, interval in intervals.items()
     ]
+
+
+def _front(story: Story) -> Markup | None:
+    """The first two goals of the front's points."""
+    if not story.front:
+        return None
+    first, second, *_ = (goal.name for goal in story.config.goals)
+    points = {candidate: (goals[first].score, goals[second].score) for candidate, goals in story.front.items()}
+    return scatter(points, (first, second), story.subjects[CHILD], f"{second} over {first}, validation split")
 
 
 def _curves(story: Story) -> Markup | None:

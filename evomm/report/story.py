@@ -13,7 +13,8 @@ from evomm.fitness.task import Task
 from evomm.merge.recipe import Recipe
 from evomm.run.config import EvolveConfig
 from evomm.run.goals import OWN
-from evomm.run.outcome import roles
+from evomm.run.looks import scores_of
+from evomm.run.outcome import Kept, constraints, front_of, objectives, roles
 from evomm.run.store import Final, Store, Trial
 
 CHILD, UNIFORM = "child", "uniform"
@@ -25,7 +26,8 @@ class Story:
 
     beside: the folder that relative paths of the config start from. facts: what the store knows besides: digests, versions.
     searches: name -> its trials so far, the search of the child first. validation, test: subject -> its look at that split.
-    subjects: role -> subject, once all of them were tested; empty before.
+    subjects: role -> subject, once all of them were tested; empty before. front, objectives, constraints: as in `Outcome`, of
+    a finished run.
     """
 
     folder: Path
@@ -36,6 +38,9 @@ class Story:
     validation: Mapping[str, Final]
     test: Mapping[str, Final]
     subjects: Mapping[str, str]
+    front: Mapping[str, Mapping[str, Interval]]
+    objectives: Mapping[str, Mapping[str, Interval]]
+    constraints: Sequence[Kept]
 
     @classmethod
     def read(cls, folder: Path) -> "Story":
@@ -46,11 +51,11 @@ class Story:
         with Store.open(folder) as store:
             facts = store.facts()
             config = EvolveConfig.from_json(store.fact("config"))
-            tested = store.finals("test")
             try:
                 subjects = roles(store, config)
             except UsageError:  # not so far yet
                 subjects = {}
+            finished = bool(subjects) and all(len(s) == len(config.tasks) for s in _tested(store, config, subjects))
             return cls(
                 folder=folder,
                 config=config,
@@ -58,8 +63,11 @@ class Story:
                 facts=facts,
                 searches={name: store.trials(name) for name in (config.search.method, *config.baselines)},
                 validation=store.finals("validation"),
-                test=tested,
-                subjects=subjects if all(subject in tested for subject in subjects.values()) else {},
+                test=store.finals("test"),
+                subjects=subjects if finished else {},
+                front=front_of(store, config) if finished else {},
+                objectives=objectives(store, config, subjects) if finished else {},
+                constraints=constraints(store, config, subjects[CHILD]) if finished else [],
             )
 
     @property
@@ -149,3 +157,8 @@ class Story:
         except EvommError as error:
             return None, str(error)
         return task, ""
+
+
+def _tested(store: Store, config: EvolveConfig, subjects: Mapping[str, str]) -> list[Mapping[str, Score]]:
+    """Of everyone, the scores on the test split by task."""
+    return list(scores_of(store, config, "test", list(subjects.values())).values())

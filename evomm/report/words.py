@@ -8,7 +8,14 @@ from evomm.fitness.score import Interval, Score
 from evomm.report.story import CHILD, UNIFORM, Story
 from evomm.search.table import SEARCHERS
 
-_SEARCHES = {"cma": "CMA-ES", "grid": "a plain grid", "random": "random search"}
+_SEARCHES = {
+    "cma": "CMA-ES",
+    "genetic": "a genetic algorithm",
+    "grid": "a plain grid",
+    "m2n2": "M2N2",
+    "nsga2": "NSGA-II",
+    "random": "random search",
+}
 _UNIT = {"%": "% (", "score × 100": " (score × 100; "}
 _FEW = 30  # examples: below, intervals are rough
 

@@ -88,7 +88,7 @@ def _subjects(store: Store, setup: Setup, finalists: dict[str, dict[str, Recipe]
     """Who is tested: each search's winner on validation, the parents, and the uniform merge."""
     subjects = {}
     for few in finalists.values():
-        best = winner(store, setup, list(few))
+        best = winner(store, setup.config, list(few))
         subjects[best] = few[best]
     for label in setup.config.models:
         subjects[f"parent/{label}"] = setup.parent(label)

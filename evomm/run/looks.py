@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from evomm.fitness.examples import Split
 from evomm.merge.recipe import Recipe
+from evomm.run.config import EvolveConfig
 from evomm.run.evaluate import Evaluator
 from evomm.run.goals import OWN, Aims, Scores, floors
 from evomm.run.setup import Setup
@@ -44,26 +45,25 @@ def look_at_bounds(store: Store, setup: Setup, evaluator: Evaluator, split: Spli
             look(store, setup, evaluator, split, {f"parent/{one.parent}": setup.parent(one.parent)}, watch, (one.task,))
 
 
-def scores_of(store: Store, setup: Setup, split: Split, subjects: Collection[str]) -> dict[str, Scores]:
+def scores_of(store: Store, config: EvolveConfig, split: Split, subjects: Collection[str]) -> dict[str, Scores]:
     """Subject -> its scores by task, as far as they were looked at."""
-    found = {task: store.finals(split, task) for task in setup.tasks}
+    found = {task: store.finals(split, task) for task in config.tasks}
     return {subject: {task: finals[subject].score for task, finals in found.items() if subject in finals} for subject in subjects}
 
 
-def aims(store: Store, setup: Setup, split: Split) -> Aims:
+def aims(store: Store, config: EvolveConfig, split: Split) -> Aims:
     """The run's goals and constraints on a split, whose parents `look_at_bounds` has scored."""
-    config = setup.config
     labels = {one.parent for one in config.constraints if one.parent is not None}
-    scores = scores_of(store, setup, split, [f"parent/{label}" for label in labels])
+    scores = scores_of(store, config, split, [f"parent/{label}" for label in labels])
     return Aims(config.goals, config.constraints, floors(config.constraints, {f: scores[f"parent/{f}"] for f in labels}))
 
 
-def winner(store: Store, setup: Setup, subjects: Sequence[str]) -> str:
+def winner(store: Store, config: EvolveConfig, subjects: Sequence[str]) -> str:
     """Of subjects that were validated: the best, or the compromise of several goals, among those who meet the constraints.
 
     Where none does, the one that misses them least.
     """
-    wanted, scores = aims(store, setup, "validation"), scores_of(store, setup, "validation", subjects)
+    wanted, scores = aims(store, config, "validation"), scores_of(store, config, "validation", subjects)
     missed = {subject: wanted.violation(scores[subject]) for subject in subjects}
     least = [subject for subject in subjects if missed[subject] == min(missed.values())]
     return least[compromise([wanted.result(scores[subject]).goals for subject in least])]

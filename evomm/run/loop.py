@@ -35,7 +35,7 @@ class Loop:
         self._setup = setup
         self._evaluator = evaluator
         self._watch = watch
-        self._aims = aims(store, setup, "search")
+        self._aims = aims(store, setup.config, "search")
         self._answered: dict[str, Trial] = {}  # recipe -> the trial that scored it, of all searches so far
 
     def search(self, name: str) -> dict[str, Recipe]:

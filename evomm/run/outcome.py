@@ -58,16 +58,13 @@ class Outcome:
         """Read a finished run; UsageError when it has not been tested yet."""
         finals = store.finals("test")
         subjects = roles(store, setup.config)
-        test = scores_of(store, setup, "test", list(subjects.values()))
+        test = scores_of(store, setup.config, "test", list(subjects.values()))
         if any(len(scores) < len(setup.tasks) for scores in test.values()):
             raise _unfinished(store)
         searches = [setup.config.search.method, *setup.config.baselines]
         trials = [trial for name in searches for trial in store.trials(name)]
         paid = [score for t in trials if t.seconds > 0 for score in (t.scores or {}).values()]
         recipe = Recipe.from_yaml(finals[subjects["child"]].recipe)
-        wanted = aims(store, setup, "test")
-        kept = zip(wanted.constraints, wanted.floors, strict=True)
-        further = setup.config.objectives
         return cls(
             folder=store.folder,
             seconds=seconds,
@@ -77,9 +74,9 @@ class Outcome:
             subjects=subjects,
             recipe=recipe,
             block_weights=setup.adapter.block_weights(recipe, setup.models),
-            objectives={g.name: {role: g.interval(test[s]) for role, s in subjects.items()} for g in further},
-            front=_front(store, setup) if further else {},
-            constraints=[Kept(one, floor, one.interval(test[subjects["child"]])) for one, floor in kept],
+            objectives=objectives(store, setup.config, subjects),
+            front=front_of(store, setup.config),
+            constraints=constraints(store, setup.config, subjects["child"]),
         )
 
     def against(self, role: str) -> Interval:
@@ -110,15 +107,34 @@ def _dumped(intervals: Mapping[str, Interval]) -> dict[str, Any]:
     return {name: interval.model_dump() for name, interval in intervals.items()}
 
 
-def _front(store: Store, setup: Setup) -> dict[str, dict[str, Interval]]:
-    """Of the search's finalists that meet the constraints best, those that no other one beats."""
-    wanted, goals = aims(store, setup, "validation"), setup.config.goals
-    scores = scores_of(store, setup, "validation", _validated(store, setup.config.search.method))
+def objectives(store: Store, config: EvolveConfig, subjects: Mapping[str, str]) -> dict[str, dict[str, Interval]]:
+    """Further goal -> role -> its value on the test split; subjects: role -> who was tested."""
+    test = scores_of(store, config, "test", list(subjects.values()))
+    return {goal.name: {role: goal.interval(test[s]) for role, s in subjects.items()} for goal in config.objectives}
+
+
+def front_of(store: Store, config: EvolveConfig) -> dict[str, dict[str, Interval]]:
+    """Of the search's finalists that meet the constraints best, those that no other one beats, on the validation split.
+
+    Candidate -> goal -> value, the best of the first goal first; nothing where there is one goal.
+    """
+    if not config.objectives:
+        return {}
+    wanted, goals = aims(store, config, "validation"), config.goals
+    scores = scores_of(store, config, "validation", _validated(store, config.search.method))
     least = min(map(wanted.violation, scores.values()))
     kept = [subject for subject, found in scores.items() if wanted.violation(found) == least]
     members = [kept[i] for i in front([wanted.result(scores[subject]).goals for subject in kept])]
     members.sort(key=lambda subject: -goals[0].value(scores[subject]))
     return {subject: {goal.name: goal.interval(scores[subject]) for goal in goals} for subject in members}
+
+
+def constraints(store: Store, config: EvolveConfig, child: str) -> list[Kept]:
+    """What was asked of the child, and what it has, on the test split."""
+    if not config.constraints:
+        return []
+    wanted, scores = aims(store, config, "test"), scores_of(store, config, "test", [child])[child]
+    return [Kept(one, floor, one.interval(scores)) for one, floor in zip(wanted.constraints, wanted.floors, strict=True)]
 
 
 def _validated(store: Store, search: str) -> list[str]:

@@ -115,6 +115,15 @@ def staged(folder: Path) -> Path:
     return folder / "run"
 
 
+def torn(folder: Path) -> Path:
+    """Two goals, and a constraint."""
+    config = worlds.make_torn(folder / "world")
+    search = "search={method: nsga2, evaluations: 96, population: 16}"
+    goals = ["objectives=[{task: modest.yaml}]", "constraints=[{task: modest.yaml, at_least: 0.2}]", "finalists=6"]
+    evolve(EvolveConfig.load(config, [search, *goals]), folder / "run", config.parent)
+    return folder / "run"
+
+
 class Stop(BaseException):
     """As a kill."""
 
@@ -147,5 +156,6 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "drawn": drawn,
     "seen": seen,
     "staged": staged,
+    "torn": torn,
     "unfinished": unfinished,
 }

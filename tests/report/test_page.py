@@ -196,3 +196,17 @@ def test_a_picture_outside_of_the_run_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "run" / "text.png").write_text("no picture")
     for name in ("../secret.png", "link.png", "text.png", "absent.png"):
         assert stored(tmp_path / "run", name) is None
+
+
+def test_several_goals_are_told_with_their_front(pages: dict[str, str], runs: dict[str, Path]) -> None:
+    """Every point, the child among them, the goal of everyone on the test split, and whether the floor was kept."""
+    story, sections = Story.read(runs["torn"]), Read(pages["torn"]).sections
+    assert len(story.front) > 1
+    for candidate, goals in story.front.items():
+        assert candidate in sections["front"]
+        assert f"{100 * goals['modest.yaml'].score:.1f}" in sections["front"]
+    assert story.subjects["child"] in story.front
+    assert "uniform merge" in sections["front"]
+    (kept,) = story.constraints
+    assert ("kept" if kept.met else "missed") in sections["constraints"]
+    assert "front" not in Read(pages["plain"]).sections
