@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers.pre_tokenizers import ByteLevel
 
 from evomm.adapters.vocabulary.tokenizer import Document, Merge, TokenizerFile, load
-from evomm.errors import MisfitError
+from evomm.errors import DamagedFile, MisfitError
 
 
 def restrict(file: TokenizerFile, keep: Mapping[str, int]) -> TokenizerFile:
@@ -121,6 +121,10 @@ def _framing(processor: Any) -> Iterator[str]:
         yield from (token for inner in processor["processors"] for token in _framing(inner))
     elif kind == "TemplateProcessing":
         used = {part["SpecialToken"]["id"] for part in processor["single"] + processor["pair"] if "SpecialToken" in part}
+        if lost := used - processor["special_tokens"].keys():
+            raise DamagedFile(
+                f"a tokenizer's template puts {min(lost)!r} around texts, and does not say what that is; write it again"
+            )
         yield from (token for name in sorted(used) for token in processor["special_tokens"][name]["tokens"])
     elif kind in {"BertProcessing", "RobertaProcessing"}:
         yield from (processor[role][0] for role in ("cls", "sep"))

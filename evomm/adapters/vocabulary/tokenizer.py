@@ -22,6 +22,7 @@ from evomm.plain import cut, text_of
 
 NAME = "tokenizer.json"
 METASPACE = "▁"
+_IDS = 1 << 24  # the largest vocabularies have a million tokens
 Document = dict[str, Any]
 Merge = tuple[str, str]
 
@@ -126,13 +127,17 @@ def _text(path: Path) -> str:
 def load(text: str, where: str) -> Tokenizer:
     """The tokenizer that a document describes."""
     try:
-        return Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
     except BaseException as error:  # the library knows no narrower class, and its panics are no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise DamagedFile(
             f"{where}: not a tokenizer that the tokenizers library reads ({cut(str(error))}); write it again"
         ) from error
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if highest >= _IDS:  # the library would make room for every id below it
+        raise DamagedFile(f"{where}: a token has the id {highest}, expected ids below {_IDS}; write it again")
+    return tokenizer
 
 
 def _rules(part: Any) -> Iterator[Document]:
