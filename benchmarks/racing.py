@@ -7,8 +7,10 @@ children are compared problem by problem on the test split, and the searches by 
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import stdev
 
 from benchmarks.report import table
 from benchmarks.story import Document, evolve, hundred
@@ -27,7 +29,8 @@ candidates) with every candidate answering all 160 search problems ("whole"), an
 {table}
 
 Over all seeds, paired per problem and seed: the raced child is {lead} points ahead, from {share:.0%} of the answers. Goal: not
-worse by more than 1 point (the interval's lower end above -1) from at most a third of the answers: {verdict}.
+worse by more than 1 point (the interval's lower end, {low:.2f}, above -1) from at most a third of the answers: {verdict}. That interval is
+of these seeds' children; from seed to seed the difference has a standard error of {error:.1f} points.
 """
 
 
@@ -65,12 +68,15 @@ def page(documents: dict[int, dict[str, Document]], seeds: Sequence[int]) -> str
     lead = paired(ours, theirs)
     share = sum(documents[s]["raced"]["answers"] for s in seeds) / sum(documents[s]["whole"]["answers"] for s in seeds)
     met = lead.low > -MARGIN and share <= 1 / 3
+    by_seed = [child(documents[s]["raced"]).mean - child(documents[s]["whole"]).mean for s in seeds]
     return PAGE.format(
         seeds=" ".join(map(str, seeds)),
         n=documents[seeds[0]]["whole"]["test"]["child"]["n"],
         table=table(head, rows),
         lead=hundred(lead.model_dump(), "+"),
         share=share,
+        low=100 * lead.low,
+        error=100 * stdev(by_seed) / len(seeds) ** 0.5 if len(seeds) > 1 else math.nan,
         verdict="met" if met else "MISSED",
     )
 
