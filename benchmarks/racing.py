@@ -29,8 +29,9 @@ candidates) with every candidate answering all 160 search problems ("whole"), an
 {table}
 
 Over all seeds, paired per problem and seed: the raced child is {lead} points ahead, from {share:.0%} of the answers. Goal: not
-worse by more than 1 point (the interval's lower end, {low:.2f}, above -1) from at most a third of the answers: {verdict}. That interval
-is of these seeds' children; from seed to seed the difference has a standard error of {error:.1f} points.
+worse by more than 1 point (the interval's lower end, {low:.2f}, above -1) from at most a third of the answers: {verdict}.
+
+That interval is of these seeds' children; from seed to seed the difference has a standard error of {error:.1f} points.
 """
 
 
