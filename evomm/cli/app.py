@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evomm.cli import evaluate, evolve, export, extract, inspect, merge, plan, report, resume, schema, watch, zoo
+from evomm.cli import batch, evaluate, evolve, export, extract, inspect, merge, plan, report, resume, schema, watch, zoo
 from evomm.cli.show import error
 from evomm.errors import EvommError
 
@@ -26,6 +26,7 @@ app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("extract-lora")(extract.extract_lora)
+app.command("batch")(batch.batch)
 app.command("report")(report.report)
 app.command("watch")(watch.watch)
 app.command("plan")(plan.plan)
