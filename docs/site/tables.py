@@ -133,11 +133,11 @@ def _default(field: FieldInfo) -> str:
     return "its own, below" if isinstance(value, Plain) else f"`{value!r}`"
 
 
-def _typed(parameter: typer.core.TyperArgument | typer.core.TyperOption) -> str:
+def _typed(parameter: object) -> str:
     """An option as it is typed, an argument in capitals."""
-    if parameter.param_type_name == "option":
+    if isinstance(parameter, typer.core.TyperOption):
         return " ".join(f"`{one}`" for one in (*parameter.opts, *parameter.secondary_opts))
-    return f"`{(parameter.name or '').upper()}`"
+    return f"`{str(getattr(parameter, 'name', '')).upper()}`"
 
 
 def _about(thing: object) -> str:
