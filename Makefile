@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
 
-.PHONY: setup demo test check bench full clean
+.PHONY: setup demo test check docs bench full clean
 
 setup: $(STAMP)
 
@@ -22,11 +22,15 @@ demo: setup
 test: setup
 	$(BIN)/pytest -m 'not slow'
 
-# Format, lint, types.
-check: setup
+# Format, lint, types, and whether the documentation holds together.
+check: docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation site, in build/site; a dead link fails. The variable silences an advertisement.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Speed and memory beside mergekit and sd-mecha (in environments of their own, made on first use) and the floor, as ratios.
 bench: setup
