@@ -33,7 +33,7 @@ def plan(
     path = config_path(file)
     text = read_text(path)
     first = load_yaml_all(text, str(path))[0]
-    if "genes" in first:
+    if first.keys() & {"genes", "flow"}:
         found = estimate_stages(load_stages(path, settings or ()), path.parent, output)
     elif is_mergekit(first):
         found = estimate_documents(stages(read_documents(text, str(path))), path.parent, output)
