@@ -44,16 +44,15 @@ class Loop:
         known = {trial.number: trial for trial in self._store.trials(name)}
         generations = self._setup.config.search.evaluations // searcher.population
         self._watch.stage(f"search ({name})", generations * searcher.population)
-        trials: list[Trial] = []
+        trials, highest = list[Trial](), float("-inf")
         for _ in range(generations):
             vectors = searcher.ask()
             raced = self._raced(searcher, name, vectors, trials, known)
             for i, vector in enumerate(vectors):
-                highest = max((trial.fitness for trial in trials), default=float("-inf"))
                 trial = self._trial(name, len(trials), vector, known, raced[i] if raced else None, highest)
                 trials.append(trial)
-                told = trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}"
-                self._watch.step(told, trial.fitness)
+                highest = max(highest, fitness := trial.fitness)
+                self._watch.step(trial.id if trial.failure is None else f"{trial.id} failed: {trial.failure}", fitness)
             latest = trials[-len(vectors) :]
             if len(trials) == len(latest) and all(trial.failure for trial in latest):
                 raise EvaluationError(f"every candidate of the first generation failed; the first: {latest[0].failure}")
