@@ -1,7 +1,6 @@
 """Batches: every combination is a run, what is done stays done, one that fails stops no other."""
 
 import json
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 
 from evomm.errors import DamagedFile, MissingFile, UsageError, WriteFailed
 from evomm.run.batch import Jobs, Result, load_batch, run_batch
-from evomm.run.store import Store, Trial
+from evomm.run.store import Store
 from tests import worlds
-from tests.run.test_kill import _CONTEXT
+from tests.run.test_kill import _CONTEXT, die_after
 
 SIX = """\
 configs: [config.yaml]
@@ -57,16 +56,8 @@ def test_every_combination_is_a_run(six: Path, tmp_path: Path) -> None:
 
 
 def go_and_die(jobs: Jobs, folder: Path, trials: int) -> None:
-    """Run a batch, and be killed once so many trials are stored."""
-    left, append = [trials], Store.append
-
-    def last(self: Store, trial: Trial) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        append(self, trial)
-
-    Store.append = last  # type: ignore[method-assign]  # in a process that does not survive it
+    """Run a batch, and be killed on the way."""
+    die_after(trials)
     run_batch(jobs, folder)
 
 

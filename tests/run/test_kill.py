@@ -84,8 +84,8 @@ def test_twenty_kills(tmp_path: Path) -> None:
     kill_and_resume(worlds.make_fake(tmp_path / "world"), tmp_path, SHORT)
 
 
-def go_and_die(config: Path, folder: Path, overrides: Sequence[str], trials: int) -> None:
-    """Evolve, and be killed when so many trials are stored and the next one is about to be."""
+def die_after(trials: int) -> None:
+    """Have this process killed when so many trials are stored and the next one is about to be."""
     left, append = [trials], Store.append
 
     def last(self: Store, trial: Trial) -> None:
@@ -95,6 +95,11 @@ def go_and_die(config: Path, folder: Path, overrides: Sequence[str], trials: int
         append(self, trial)
 
     Store.append = last  # type: ignore[method-assign]  # in a process of its own, which does not survive it
+
+
+def go_and_die(config: Path, folder: Path, overrides: Sequence[str], trials: int) -> None:
+    """Evolve, and be killed on the way."""
+    die_after(trials)
     evolve(EvolveConfig.load(config, overrides), folder, config.parent)
 
 
