@@ -39,17 +39,23 @@ class Prefix:
 def read_prefix(network: Any, prompts: Sequence[list[int]]) -> Prefix | None:
     """The shared beginning of prompts (token ids), read by the network.
 
-    None where it is short, and for models that keep anything but the keys and values of all tokens, such as those of a window.
+    None where it is short, and for models that would not answer as before: those that keep anything but the keys and values of
+    all tokens (a window, a state), and those that count positions through the padding, which then is behind the prefix.
     """
     length = shared_length(prompts)
-    if length < _WORTH or len(prompts) < 2:
+    if length < _WORTH or len(prompts) < 2 or not _rotary(network.config):
         return None
     ids = torch.tensor([prompts[0][:length]], device=network.device)
     cache = DynamicCache(config=network.config)
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
         return None
-    network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)  # without the head: nobody asks what comes next
     return Prefix(ids[0].cpu(), cache)
+
+
+def _rotary(config: Any) -> bool:
+    """Whether positions are those of rotary embeddings, which are told to the model and not counted by it."""
+    return bool(getattr(config, "rope_parameters", None)) and not getattr(config, "alibi", False)
 
 
 def shared_length(prompts: Sequence[list[int]]) -> int:

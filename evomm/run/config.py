@@ -123,8 +123,7 @@ class EvolveConfig(Plain):
         population = self.search.population
         if population is not None and population > self.search.evaluations:
             raise ValueError(f"search.population ({population}) is larger than search.evaluations")
-        self.template()  # raises what a recipe would
-        refuse_mixture(methods_of(self.method, self.genes), self.base)
+        self._refuse_choices(self.template())  # which raises what a recipe would
         return self
 
     def _refuse_half_a_space(self) -> None:
@@ -132,6 +131,15 @@ class EvolveConfig(Plain):
             raise ValueError("a run searches either `genes` (weights) or a `flow` (a path through layers): give one of them")
         if self.flow is not None and (self.method != METHOD or self.base is not None or self.fixed or self.components):
             raise ValueError(f"a flow takes layers as they are: `method: {METHOD}`, without base, fixed and components")
+
+    def _refuse_choices(self, template: Recipe) -> None:
+        """Every method that a block may choose must be able to mix what the recipe's does."""
+        methods = methods_of(self.method, self.genes)
+        refuse_mixture(methods, self.base)
+        for method in methods if len(methods) > 1 else ():
+            template.refuse_count(template.mixed, "the run", method)
+            if METHODS[method].needs_base and self.base is None:
+                raise ValueError(f"gene 'method': {method} needs the base; name it, as `base: MODEL`, or leave {method} out")
 
     def _refuse_goals(self) -> None:
         names = [goal.name for goal in self.goals]

@@ -8,7 +8,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+)
 
 from evomm.adapters import llm_model, llm_path
 from evomm.adapters.base import LoadedModel
@@ -58,15 +71,30 @@ def test_answers_are_the_same_and_fewer_tokens_are_read(path: bool, monkeypatch:
     assert few == many - (len(PROMPTS) - 1) * shared, "once instead of once per prompt"
 
 
-def test_a_model_with_a_window_reads_every_prompt_whole() -> None:
-    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    prompts = [[*range(20), 1], [*range(20), 2]]
-    plain = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2)).eval()
-    windowed = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2, sliding_window=8)).eval()
-    assert read_prefix(windowed, prompts) is None
-    found = read_prefix(plain, prompts)
+SIZES = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+LONG = [[*range(20), 1], [*range(20), 2]]
+
+
+def test_what_all_prompts_begin_with_is_cached() -> None:
+    found = read_prefix(LlamaForCausalLM(LlamaConfig(**SIZES, intermediate_size=16)).eval(), LONG)
     assert found is not None
     assert found.ids.tolist() == list(range(20))
+    assert found.cache.get_seq_length() == 20
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: MistralForCausalLM(MistralConfig(**SIZES, intermediate_size=16, num_key_value_heads=2, sliding_window=8)),
+        lambda: MptForCausalLM(MptConfig(vocab_size=64, d_model=16, n_layers=2, n_heads=2)),
+        lambda: FalconForCausalLM(FalconConfig(**SIZES, alibi=True)),
+        lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2)),
+        lambda: MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4)),
+    ],
+    ids=["window", "mpt", "alibi", "absolute", "state"],
+)
+def test_models_that_would_answer_otherwise_read_every_prompt_whole(made: Callable[[], Any]) -> None:
+    assert read_prefix(made().eval(), LONG) is None
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=6))

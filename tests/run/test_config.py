@@ -55,3 +55,19 @@ def test_half_a_space_is_refused(more: dict[str, Any], told: str, tmp_path: Path
     path.write_text(json.dumps({**BASE, **more}))  # JSON is YAML
     with pytest.raises(UsageError, match=told):
         EvolveConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("method", "choices", "told"),
+    [
+        ("linear", ["linear", "slerp"], r"slerp mixes 2 parent\(s\), the run has 3: a, b, c"),
+        ("linear", ["linear", "task_arithmetic"], "linear on weights, task_arithmetic on task vectors"),
+        ("slerp", ["slerp", "nearswap"], "nearswap needs the base"),
+    ],
+)
+def test_a_method_that_cannot_mix_these_parents_is_no_choice(method: str, choices: list[str], told: str) -> None:
+    """Told before a search, and not when the first candidate has it."""
+    parents = {"a": "x", "b": "y"} | ({"c": "z"} if method == "linear" else {})
+    genes = [{"parameter": "method", "choices": choices}]
+    with pytest.raises(ValueError, match=told):
+        EvolveConfig.model_validate({**BASE, "method": method, "parents": parents, "genes": genes})
